@@ -1,0 +1,90 @@
+// Package nscsetup is the program for operators: it makes a platform and runs
+// it on one machine.
+package nscsetup
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/herald-nats/herald/internal/cli"
+	"github.com/herald-nats/herald/internal/service"
+	"github.com/herald-nats/herald/internal/supercluster"
+	"github.com/herald-nats/herald/internal/up"
+	"github.com/herald-nats/herald/pkg/ident"
+	"github.com/herald-nats/herald/pkg/keystore"
+	"github.com/herald-nats/herald/pkg/platform"
+	"github.com/herald-nats/herald/pkg/trust"
+)
+
+// globals are what every command shares.
+type globals struct {
+	cli.IO
+	dir  string
+	json bool
+}
+
+// Run executes one nscsetup command and gives the exit code.
+func Run(ctx context.Context, stdio cli.IO, args []string) int {
+	g := &globals{IO: stdio}
+	root := &cobra.Command{
+		Use:   "nscsetup",
+		Short: "Set up a Herald platform and run it",
+		Long: `nscsetup makes a Herald platform: an operator-rooted chain of trust, its accounts
+and roles, and a folder for each party; and it runs the whole platform on one
+machine, with real servers in several regions.
+
+It works on the platform folder that it stands in, or on --dir. Exit codes are
+the same for all of Herald's programs: 0 done, 1 failed, 2 usage, 3 folder or
+file, 4 exists, 5 unavailable, 6 refused, 7 this machine, 130 interrupted.`,
+		Args: cobra.NoArgs,
+		RunE: help,
+	}
+	root.PersistentFlags().StringVar(&g.dir, "dir", ".", "the platform folder")
+	root.PersistentFlags().BoolVar(&g.json, "json", false, "write JSON to stdout")
+	root.AddCommand(newInit(g), newUp(g), newContext(g), newLink(g), newRegion(g))
+	return cli.Run(ctx, root, stdio, args, rules())
+}
+
+// help is what a command does that only has commands below it. Without it cobra
+// shows the help for a mistyped command as well, and calls that a success.
+func help(c *cobra.Command, _ []string) error { return c.Help() }
+
+func rules() []cli.Rule {
+	const folder = "stand in a folder that 'nscsetup init' made, or name it with --dir"
+	return []cli.Rule{
+		{Is: platform.ErrExists, Code: cli.Exists, Hint: "choose a folder that is empty or does not exist; nothing was changed"},
+		{Is: platform.ErrInvalidFile, Code: cli.Config, Hint: "correct platform.yaml at the line that is named"},
+		{Is: platform.ErrNoPorts, Code: cli.Resource, Hint: "choose the first of a block of free ports with --port"},
+		{Is: up.ErrRunning, Code: cli.Resource, Hint: "another 'nscsetup up' runs it: use that one, or end it first"},
+		{Is: up.ErrNotRunning, Code: cli.Unavailable, Hint: "start it with 'nscsetup up' in another terminal"},
+		{Is: supercluster.ErrUnknown, Code: cli.Usage, Hint: "see 'nscsetup link list' for the platform's regions"},
+		{Is: ident.ErrInvalid, Code: cli.Usage, Hint: "regions are lower-case letters and digits such as ams; names are lower-case such as demo"},
+		{Is: platform.ErrNotPlatform, Code: cli.Config, Hint: folder},
+		{Is: trust.ErrUntrusted, Code: cli.Config, Hint: "this folder holds parts of another platform: restore it, or make a new one with 'nscsetup init'"},
+		{Is: service.ErrConfig, Code: cli.Config, Hint: "restore the folder, or make a new platform with 'nscsetup init'"},
+		{Is: keystore.ErrExposed, Code: cli.Config, Hint: "make it yours alone with chmod 600, and replace the key if others could have read it"},
+		{Is: keystore.ErrKind, Code: cli.Config, Hint: "restore the file from a backup of the platform folder"},
+	}
+}
+
+// open opens the platform folder that the command works on.
+func (g *globals) open() (*platform.Platform, error) {
+	p, err := platform.Open(g.dir)
+	if errors.Is(err, os.ErrPermission) {
+		// Here a folder of somebody else is the cause, not this machine.
+		return nil, cli.Errorf(cli.Config, "run it as the user who owns the platform folder, or name your own with --dir", "%w", err)
+	}
+	return p, err
+}
+
+func absolute(dir string) string {
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return dir
+	}
+	return abs
+}

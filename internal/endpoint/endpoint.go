@@ -1,0 +1,230 @@
+// Package endpoint answers requests that come through service imports, with
+// the promises that every service of Herald makes: it answers nothing but
+// replies that a server made for an import, it bounds what is at work, and it
+// answers what it accepted before it goes.
+package endpoint
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/micro"
+
+	"github.com/herald-nats/herald/pkg/trust"
+	"github.com/herald-nats/herald/pkg/wire"
+)
+
+const (
+	version     = "0.1.0"
+	maxInFlight = 512             // requests at work on one connection
+	maxWork     = 4 * time.Second // for one request: clients have given up by then
+)
+
+// Request is a request as it arrived.
+type Request struct {
+	ID     string // made here, told to the caller, in the log
+	Reply  string
+	Header map[string][]string
+	Body   []byte
+}
+
+// Response is what goes back.
+type Response struct {
+	Body     []byte
+	SealedBy string      // the xkey in whose name Body is sealed; empty: it is not
+	Err      *wire.Error // for the error headers; nil is success
+}
+
+// Handler answers one request.
+type Handler func(context.Context, Request) Response
+
+// Endpoint is one subject and who answers it.
+type Endpoint struct {
+	Name    string
+	Subject string
+	Handler Handler
+}
+
+// Server answers endpoints on one connection until it is drained.
+type Server struct {
+	nc      *nats.Conn
+	stop    func() error
+	ctx     context.Context //nolint:containedctx // the life of the requests at work
+	cancel  context.CancelFunc
+	working sync.WaitGroup
+	slots   chan struct{}
+}
+
+// Serve registers the endpoints as a micro service of that name, so that
+// `nats micro ls`, info and stats work. The connection must carry nothing
+// else: draining waits until it has no subscription left.
+func Serve(nc *nats.Conn, name, queue, description string, endpoints []Endpoint) (*Server, error) {
+	s := newServer(nc)
+	svc, err := micro.AddService(nc, micro.Config{Name: name, Version: version, Description: description, QueueGroup: queue})
+	if err != nil {
+		s.cancel()
+		return nil, fmt.Errorf("registering the service %s: %w", name, err)
+	}
+	s.stop = svc.Stop
+	for _, e := range endpoints {
+		err = svc.AddEndpoint(e.Name, micro.HandlerFunc(func(r micro.Request) { s.take(e.Handler, r) }), micro.WithEndpointSubject(e.Subject))
+		if err != nil {
+			break
+		}
+	}
+	return s.ready(name, err)
+}
+
+// ServeQuiet is Serve without micro's discovery, for services whose account
+// gives nobody the right to look around.
+func ServeQuiet(nc *nats.Conn, queue string, endpoints []Endpoint) (*Server, error) {
+	s := newServer(nc)
+	var subs []*nats.Subscription
+	s.stop = func() error {
+		for _, sub := range subs {
+			if err := sub.Drain(); err != nil {
+				return fmt.Errorf("draining %s: %w", sub.Subject, err)
+			}
+		}
+		return nil
+	}
+	var err error
+	for _, e := range endpoints {
+		var sub *nats.Subscription
+		sub, err = nc.QueueSubscribe(e.Subject, queue, func(m *nats.Msg) { s.take(e.Handler, plain{m}) })
+		if err != nil {
+			break
+		}
+		subs = append(subs, sub)
+	}
+	return s.ready(queue, err)
+}
+
+func newServer(nc *nats.Conn) *Server {
+	ctx, cancel := context.WithCancel(context.Background())
+	return &Server{nc: nc, ctx: ctx, cancel: cancel, slots: make(chan struct{}, maxInFlight)}
+}
+
+// ready ends the registration: once the server has seen the subscriptions the
+// service is there.
+func (s *Server) ready(name string, err error) (*Server, error) {
+	if err == nil {
+		err = s.nc.FlushTimeout(maxWork)
+	}
+	if err != nil {
+		s.cancel()
+		_ = s.stop() // the registration error is the one that matters
+		return nil, fmt.Errorf("registering the endpoints of %s: %w", name, err)
+	}
+	return s, nil
+}
+
+// request is what micro gives and plain imitates. It is answered on the
+// connection and not through micro.Request: what Error and a failed Respond
+// write there, micro reads when the handler returns, which here is before.
+type request interface {
+	Reply() string
+	Headers() micro.Headers
+	Data() []byte
+}
+
+// plain is a message that came without micro.
+type plain struct{ m *nats.Msg }
+
+func (p plain) Reply() string          { return p.m.Reply }
+func (p plain) Headers() micro.Headers { return micro.Headers(p.m.Header) }
+func (p plain) Data() []byte           { return p.m.Data }
+
+// take runs on the subscription's goroutine: it only hands the work on.
+func (s *Server) take(h Handler, r request) {
+	if !trust.IsImportedReply(r.Reply()) {
+		// Whatever else were answered would let the caller publish anywhere.
+		return
+	}
+	id := newRequestID()
+	select {
+	case s.slots <- struct{}{}:
+	default:
+		busy := wire.Errorf(wire.Unavailable, "ask again in a moment", "too many requests at once")
+		busy.RetryAfterMS = 500
+		s.respond(r, id, Response{Err: busy})
+		return
+	}
+	s.working.Add(1)
+	go func() {
+		defer s.working.Done()
+		defer func() { <-s.slots }()
+		ctx, cancel := context.WithTimeout(s.ctx, maxWork)
+		defer cancel()
+		s.respond(r, id, h(ctx, Request{ID: id, Reply: r.Reply(), Header: r.Headers(), Body: r.Data()}))
+	}()
+}
+
+func (s *Server) respond(r request, id string, resp Response) {
+	m := &nats.Msg{Subject: r.Reply(), Data: resp.Body, Header: nats.Header{wire.HeaderRequestID: {id}}}
+	if resp.SealedBy != "" {
+		m.Header[wire.HeaderSealed] = []string{resp.SealedBy}
+	}
+	if resp.Err != nil {
+		sentence := resp.Err.Message
+		if resp.SealedBy != "" {
+			// The sentence is in the sealed body; it may hold the name that was asked
+			// for, and all guests can read this header.
+			sentence = string(resp.Err.Code)
+		}
+		m.Header[wire.HeaderErrorCode] = []string{strconv.Itoa(resp.Err.Code.Number())}
+		m.Header[wire.HeaderError] = []string{sentence}
+	}
+	// A failed publish means a broken connection: the caller asks again.
+	_ = s.nc.PublishMsg(m)
+}
+
+// Drain stops taking requests, answers those that were taken, and returns when
+// the answers have reached the server, or with an error when ctx ends first.
+func (s *Server) Drain(ctx context.Context) error {
+	defer s.cancel()
+	if err := s.stop(); err != nil && !s.nc.IsClosed() {
+		return fmt.Errorf("stopping the service: %w", err)
+	}
+	// Stop only begins to drain the subscriptions: requests may still come out
+	// of them. nats.go tells nobody when it is over, except by their number.
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	// Without a connection there is nobody to answer to, and nothing that could
+	// drain: a region's services must end also after its servers have.
+	for s.nc.NumSubscriptions() > 0 && s.nc.IsConnected() {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("draining the service: %w", ctx.Err())
+		}
+	}
+	done := make(chan struct{})
+	go func() { s.working.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-ctx.Done():
+		s.cancel() // the handlers end at once, and with them the goroutine above
+		<-done
+		return fmt.Errorf("answering the last requests: %w", ctx.Err())
+	}
+	if !s.nc.IsConnected() {
+		return nil
+	}
+	if err := s.nc.FlushWithContext(ctx); err != nil && s.nc.IsConnected() {
+		return fmt.Errorf("sending the last answers: %w", err)
+	}
+	return nil
+}
+
+func newRequestID() string {
+	var b [8]byte
+	_, _ = rand.Read(b[:]) // never fails, as of Go 1.24
+	return hex.EncodeToString(b[:])
+}

@@ -1,0 +1,281 @@
+package rightstest
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/jwt/v2"
+
+	"github.com/herald-nats/herald/pkg/keystore"
+	"github.com/herald-nats/herald/pkg/platform"
+	"github.com/herald-nats/herald/pkg/subject"
+)
+
+// 4: an account that has not reached a server is an Authorization Violation
+// there, so a platform is ready when each server takes each kind of user.
+func TestEveryServerTakesEveryRole(t *testing.T) {
+	alice, _ := member(t, "ams", "every")
+	for _, u := range []user{alice, guest(t), issuerOf(t, "sfo"), registrarOf(t, "sgp"), systemOf(t, "sgp")} {
+		for _, s := range shared.Up.Cluster.Servers() {
+			r, err := dial(t, u, s.URL)
+			if err != nil {
+				t.Errorf("%s at %s: %v", u.what, s.Name, err)
+				continue
+			}
+			_ = r.conn.Close() // it was for the greeting
+		}
+	}
+}
+
+// 17, 28, 46, and the direct messages: what each credential may hear and say is
+// what its role has, and nothing around it. Every one of these is refused by
+// the server, with the word that it was the permission.
+func TestForbidden(t *testing.T) {
+	alice, _ := member(t, "sgp", "alice")
+	bob, _ := member(t, "sgp", "bob")
+	g := guest(t)
+	iss, other := issuerOf(t, "ams"), issuerOf(t, "sfo")
+	reg, otherReg, sys := registrarOf(t, "ams"), registrarOf(t, "sfo"), systemOf(t, "ams")
+	r := room()
+
+	// Forbidden to everyone, to hear and to say.
+	both := []string{
+		">", "*", "*.>", "*.*", "*.*.>", "_INBOX.>", "_INBOX.*", "_INBOX_*.>", "_INBOX.svc.*.>", "_INBOX.svc.>", "_GR_.>",
+		"_INBOX_" + bob.key.Public() + ".>", "_INBOX_" + bob.key.Public() + ".x", "_INBOX.svc." + other.key.Public() + ".>",
+		"_INBOX.svc." + otherReg.key.Public() + ".>", "_INBOX.svc." + otherReg.key.Public() + ".x.1",
+		"$SYS.>", "$SYS.*.>", "$SYS.REQ.>", "$SYS.REQ.USER.INFO", "$SYS.REQ.USER.AUTH", "$SYS.ACCOUNT.*.CONNECT", "$SYS.ACCOUNT.>",
+		"$SYS.REQ.SERVER.PING.CONNZ", "$SYS.REQ.CLAIMS.DELETE", "$SYS.REQ.CLAIMS.LIST", "$SYS.REQ.CLAIMS.PACK", "$SYS.DEBUG.SUBSCRIBERS",
+		"$SYS.REQ.SERVER.X.RELOAD", "$SYS.REQ.SERVER.X.LDM", "$SYS.REQ.SERVER.X.CONNZ", "$SYS.REQ.SERVER.PING.SUBSZ",
+		"$JS.>", "$JS.API.INFO", "$JS.API.STREAM.NAMES", "$JS.API.STREAM.DELETE.KV_names", "$JS.API.STREAM.PURGE.KV_names",
+		"$JS.API.CONSUMER.CREATE.KV_names", "$JS.API.CONSUMER.CREATE.KV_names.c.$KV.names.>", "$JS.API.STREAM.MSG.DELETE.KV_names",
+		"$JS.ACK.>", "$JS.EVENT.>", "$JS.FC.>", "$MQTT.>", "$G.>", "$LDS.>", "$GNR.>",
+		"chat." + r.String() + ".>", "chat.>", "chat.*.dms.*", "chat." + r.String() + ".*.*", "chat.OTHER.posts.General", "chat.OTHER.online",
+		"auth.v1.>", "auth.>", "auth.*.*",
+		"audit.>", "audit.*.*", "audit.ams." + other.key.Public(), "audit.sfo." + iss.key.Public(), "ledger.>", "ledger.*.>",
+	}
+	// To hear; to say some of it is somebody's right.
+	hear := []string{
+		"_R_.>", "_R_.*", "_R_.*.>", "$SYS.REQ.CLAIMS.UPDATE", "$KV.>", "$KV.names.>", "$KV.names.*", "$KV.*.alice",
+		subject.DM(r, bob.nkey()), subject.DMs(r), "chat." + r.String() + ".history", "chat." + r.String() + ".marks",
+		"chat." + r.String() + ".dms.>", subject.NamesGet, subject.NamesGetAny,
+	}
+	// What some role hears, forbidden to the others. (A server takes "x.>" from
+	// whoever may hear "x.*", so nothing may lie below such a subject.)
+	door := []string{subject.Info, subject.Issue, subject.Renew, subject.Callout, subject.HomeClaim, subject.HomeRedeem, "auth.v1.admin.>", "auth.v1.home.>", "$SRV.>", "$SRV.*.>", "$SRV.PING"}
+
+	for _, c := range []struct {
+		user      user
+		sub, pub  []string
+		can, cans []string // rights to hear and to say, so that the test can tell
+	}{
+		{
+			// 17: all guests are one nkey; they hear their one inbox, and speak
+			// to two doors. What they hear there is sealed: TestGuestsAnswers.
+			user: g, can: []string{"_INBOX_" + g.key.Public() + ".>"}, cans: []string{subject.Info, subject.Issue},
+			sub: append(door, subject.Post(r, label("General")), subject.Online(r)),
+			pub: []string{
+				subject.Renew, subject.HomeClaim, subject.HomeRedeem, subject.Callout, "auth.v1.admin.suspend", "_R_.x", "_R_.>",
+				"$KV.names.evil", subject.NamesGetAny, "_INBOX_" + g.key.Public() + ".x", subject.Post(r, label("General")),
+				subject.DM(r, bob.nkey()), subject.Online(r), "chat.req.access", "$SRV.PING", "$SRV.INFO.issuer",
+			},
+		},
+		{
+			user: alice,
+			can:  []string{"_INBOX_" + alice.key.Public() + ".>", subject.Posts(r), subject.Online(r), subject.DM(r, alice.nkey())},
+			cans: []string{subject.Info, subject.Post(r, label("General")), subject.DM(r, bob.nkey()), subject.Online(r)},
+			sub:  door,
+			pub: []string{
+				subject.Issue, subject.HomeClaim, subject.HomeRedeem, subject.Callout, "auth.v1.admin.suspend", "_R_.x",
+				"$KV.names.evil", subject.NamesGetAny, "_INBOX_" + alice.key.Public() + ".x", "$SRV.PING",
+			},
+		},
+		{
+			// A stolen issuer does not read another's answers, nor write names.
+			user: iss,
+			can: []string{
+				subject.Info, subject.Issue, subject.Renew, subject.Callout, "$SRV.>", "ledger.ams.>",
+				"_INBOX.svc." + iss.key.Public() + ".>",
+			},
+			cans: []string{"_R_.nobody", "audit.ams." + iss.key.Public(), subject.HomeClaim, "$JS.API.DIRECT.GET.KV_names.$KV.names.x"},
+			sub:  []string{"ledger.sfo.>", subject.HomeClaim, "auth.v1.home.*", "auth.v1.home.>", "auth.v1.admin.>"},
+			pub: []string{
+				subject.Info, subject.Issue, subject.Renew, subject.Callout, "$SRV.PING", "$KV.names.alice", "$KV.names.>",
+				"$JS.API.STREAM.INFO.KV_names", "$JS.API.STREAM.MSG.GET.KV_names", "ledger.ams.x", "auth.v1.admin.suspend",
+				"_INBOX.svc." + iss.key.Public() + ".x", "$JS.API.DIRECT.GET.OTHER", "$JS.API.STREAM.CREATE.KV_names",
+			},
+		},
+		{
+			user: reg,
+			can:  []string{"auth.v1.home.*", "auth.v1.admin.*", "_INBOX.svc." + reg.key.Public() + ".>"},
+			cans: []string{"_R_.nobody", "$JS.API.STREAM.INFO.KV_names"},
+			sub:  []string{subject.Info, subject.Issue, subject.Renew, "$SRV.>"},
+			pub: []string{
+				subject.HomeClaim, "$JS.API.STREAM.CREATE.KV_names", "$JS.API.STREAM.UPDATE.KV_names", "$KV.other.x",
+				"$JS.API.STREAM.CREATE.X", "$JS.API.STREAM.MSG.GET.KV_other", "$SRV.PING",
+			},
+		},
+		{
+			// 46: exactly the list, which TestSystemRights holds.
+			user: sys,
+			can:  []string{"$SYS.SERVER.*.STATSZ", "_INBOX.svc." + sys.key.Public() + ".>"},
+			cans: []string{"$SYS.REQ.SERVER.PING"},
+			sub: []string{
+				"$SYS.SERVER.>", "$SYS.SERVER.*.SHUTDOWN", "$SYS.SERVER.ACCOUNT.>", "$SYS.ACCOUNT.*.DISCONNECT",
+				"$SYS.REQ.ACCOUNT.*.CLAIMS.LOOKUP", "$SYS._INBOX.>", "$SYS.REQ.SERVER.PING",
+			},
+			pub: []string{
+				"$SYS.REQ.SERVER.X.STATSZ", "$SYS.REQ.SERVER.PING.JSZ", "$SYS.REQ.ACCOUNT.X.INFO", "$SYS.REQ.ACCOUNT.PING.CONNZ",
+				"$SYS.REQ.SERVER.X.PROFILEZ", "$SYS.REQ.ACCOUNT.X.CLAIMS.UPDATE", "$SYS.ACCOUNT.X.CLAIMS.UPDATE",
+				"$JS.API.ACCOUNT.PURGE.X", "$JS.API.META.LEADER.STEPDOWN", "$JS.API.SERVER.REMOVE", "$JS.API.SERVER.EVACUATE", "_R_.x",
+			},
+		},
+	} {
+		t.Run(strings.Fields(c.user.what)[0]+"_"+strings.ToLower(c.user.key.Public()[1:5]), func(t *testing.T) {
+			conn := enter(t, c.user, "sgp")
+			for _, s := range c.can {
+				conn.sub(s, "")
+				conn.allowed(c.user.what + " hears " + s)
+				conn.write("UNSUB ", conn.sid, "\r\n")
+			}
+			for _, s := range c.cans {
+				conn.pub(s, "", nil, nil)
+				conn.allowed(c.user.what + " says " + s)
+			}
+			for _, s := range slices.Concat(both, hear, c.sub) {
+				if slices.Contains(c.can, s) {
+					continue
+				}
+				for _, queue := range []string{"", "q", "issuer"} {
+					conn.sub(s, queue)
+					refused(t, conn.sync(), "Subscription", c.user.what+" hears "+s+" "+queue)
+				}
+			}
+			for _, s := range slices.Concat(both, c.pub) {
+				// A wildcard is refused as no subject, or as not permitted.
+				conn.pub(s, "", nil, []byte("{}"))
+				refused(t, conn.sync(), "Publish", c.user.what+" says "+s)
+			}
+		})
+	}
+}
+
+// refused: there is one error, and it is the permission's.
+func refused(t *testing.T, errs []string, what, which string) {
+	t.Helper()
+	if len(errs) == 0 || !strings.Contains(errs[0], "Permissions Violation for "+what) {
+		t.Errorf("%s: %v", which, errs)
+	}
+}
+
+// A message to bob reaches bob and nobody else, whatever others listen to;
+// also in another region than the sender's.
+func TestDirectMessagesAreTheRecipients(t *testing.T) {
+	alice, _ := member(t, "ams", "alice")
+	bob, _ := member(t, "sgp", "bob")
+	carol, _ := member(t, "sfo", "carol")
+	r := room()
+	to, ear := enter(t, bob, "sgp"), enter(t, carol, "sgp")
+	to.sub(subject.DM(r, bob.nkey()), "")
+	to.sub(subject.Posts(r), "")
+	to.allowed("bob listens")
+	for _, s := range []string{subject.DMs(r), subject.DM(r, bob.nkey()), "chat.>", ">"} {
+		ear.sub(s, "")
+		ear.sub(s, "q")
+	}
+	ear.sync() // refused, each; what is heard is what counts
+	ear.sub(subject.Posts(r), "")
+	ear.allowed("carol listens to posts")
+
+	from := enter(t, alice, "ams")
+	secret := "for-" + bob.key.Public()
+	// The interest of sgp may not have reached ams yet: until bob has it.
+	interest(t, from, to, subject.Post(r, label("General")))
+	from.pub(subject.DM(r, bob.nkey()), "", nil, []byte(secret))
+	marker := "marker-" + bob.key.Public()
+	from.pub(subject.Post(r, label("General")), "", nil, []byte(marker))
+	is := func(body string) func(msg) bool { return func(m msg) bool { return string(m.body) == body } }
+	to.wait("the direct message", is(secret))
+	ear.wait("what was sent behind it", is(marker))
+	for _, m := range ear.msgs {
+		if strings.Contains(string(m.all()), secret) || strings.Contains(m.subject, ".dms.") {
+			t.Errorf("carol hears %s", m.all())
+		}
+	}
+}
+
+// interest publishes until one message has come through.
+func interest(t *testing.T, from, to *raw, subj string) {
+	t.Helper()
+	end := time.Now().Add(patience)
+	for i := 0; ; i++ {
+		body := fmt.Sprintf("interest-%s-%d", from.inbox, i)
+		from.pub(subj, "", nil, []byte(body))
+		from.sync()
+		to.sync()
+		for _, m := range to.msgs {
+			if strings.HasPrefix(string(m.body), "interest-"+from.inbox) {
+				return
+			}
+		}
+		if time.Now().After(end) {
+			t.Fatalf("nothing on %s comes through", subj)
+		}
+		time.Sleep(5 * time.Millisecond) // between two tries
+	}
+}
+
+// What a stolen role key, another platform or a name can make is refused at the
+// door, or gives no more than the role. 11: a user named like a wildcard.
+func TestForgedCredentials(t *testing.T) {
+	memberKey := load(t, rolePath(platform.ChatIn, platform.RoleMember), keystore.Account)
+	accountKey := load(t, dir().Operator()+"/accounts/"+platform.ChatIn+".nk", keystore.Account)
+	stranger, err := keystore.Generate(keystore.Account)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bob, _ := member(t, "sfo", "bob")
+	alice, _ := member(t, "sfo", "alice")
+	ledger, _ := shared.Public.Document.Account(label(platform.Ledger))
+	for _, c := range []struct {
+		what string
+		user user
+	}{
+		{"signed by a key of no account", forge(t, stranger, func(*jwt.UserClaims) {})},
+		{"of an account that is its own signer", forge(t, stranger, func(c *jwt.UserClaims) { c.IssuerAccount = "" })},
+		// StrictSigningKeyUsage: an account key that is stolen makes nobody.
+		{"signed by the account's identity key", forge(t, accountKey, func(c *jwt.UserClaims) { c.IssuerAccount = "" })},
+		{"signed by the account's identity key, for the account", forge(t, accountKey, func(*jwt.UserClaims) {})},
+		{"a role key in another account", forge(t, memberKey, func(c *jwt.UserClaims) { c.IssuerAccount = ledger.Key.String() })},
+		{"a role key in SYS", forge(t, memberKey, func(c *jwt.UserClaims) {
+			c.IssuerAccount = shared.Up.Platform.Operator.System().String()
+		})},
+		{"with rights of its own", forge(t, memberKey, func(c *jwt.UserClaims) { c.Sub.Allow.Add(">"); c.Pub.Allow.Add(">") })},
+		{"with a bearer token", forge(t, memberKey, func(c *jwt.UserClaims) { c.BearerToken = true })},
+		{"expired", forge(t, memberKey, func(c *jwt.UserClaims) { c.Expires = time.Now().Unix() - 1 })},
+		{"somebody else's", user{"", bob.token, alice.key}},
+		{"altered", user{"", bob.token[:len(bob.token)-3] + "AAA", bob.key}},
+		{"none", user{"", "", bob.key}},
+	} {
+		c.user.what = c.what
+		if _, err := dial(t, c.user, urls("sfo")[0]); err == nil {
+			t.Errorf("a credential %s is accepted", c.what)
+		}
+	}
+
+	for _, name := range []string{"*", ">", "a.*", "{{subject()}}", bob.key.Public()} {
+		u := forge(t, memberKey, func(c *jwt.UserClaims) {
+			c.Name = name
+			c.Tags.Add("subject:"+strings.ToLower(bob.key.Public()), "region:*", "name:*")
+		})
+		conn := enter(t, u, "sfo")
+		conn.sub(subject.DM(room(), u.nkey()), "")
+		conn.allowed("its own")
+		for _, s := range []string{subject.DMs(room()), subject.DM(room(), bob.nkey()), "_INBOX_" + bob.key.Public() + ".>", "_INBOX_*.>"} {
+			conn.sub(s, "")
+			refused(t, conn.sync(), "Subscription", "a user named "+name+" hears "+s)
+		}
+	}
+}

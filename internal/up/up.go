@@ -1,0 +1,263 @@
+// Package up runs a whole platform from its folder in one process: the servers
+// of every region, the accounts on all of them, the ledger's streams, and, if
+// wanted, an issuer and a registrar in each region. `nscsetup up`, the demo and
+// the tests use it; a production platform runs these parts apart.
+package up
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/herald-nats/herald/internal/natsconn"
+	"github.com/herald-nats/herald/internal/service"
+	"github.com/herald-nats/herald/internal/supercluster"
+	"github.com/herald-nats/herald/internal/wait"
+	"github.com/herald-nats/herald/pkg/ident"
+	"github.com/herald-nats/herald/pkg/ledger/jetstream"
+	"github.com/herald-nats/herald/pkg/platform"
+	"github.com/herald-nats/herald/pkg/registrar"
+	"github.com/herald-nats/herald/pkg/subject"
+)
+
+// toolLife is how long the set-up tool's own users live: one start.
+const toolLife = 10 * time.Minute
+
+// Config says what to run.
+type Config struct {
+	Dir      string // a platform folder
+	Nodes    int    // run only the first so many of each region; 0 is all
+	WAN      bool   // delay what passes between regions
+	Services bool   // run an issuer and a registrar in each region
+	Log      io.Writer
+}
+
+// Up is a platform that runs.
+type Up struct {
+	Platform *platform.Platform
+	Cluster  *supercluster.Supercluster
+	Services []*service.Running
+	Took     time.Duration // from Start to ready
+	log      *slog.Logger
+	lock     *os.File
+}
+
+// Start returns when every server has every account, the ledger's streams are
+// there and the services answer; or with an error, and then nothing runs.
+func Start(ctx context.Context, c Config) (*Up, error) {
+	began := time.Now()
+	if c.Log == nil {
+		c.Log = io.Discard
+	}
+	p, err := platform.Open(c.Dir)
+	if err != nil {
+		return nil, err
+	}
+	u := &Up{Platform: p, log: slog.New(slog.NewJSONHandler(c.Log, nil))}
+	// Two that run one folder's data would destroy it.
+	if u.lock, err = lockDir(p.Dir.Data()); err != nil {
+		return nil, err
+	}
+	err = u.start(ctx, c)
+	if err != nil {
+		// What was started is stopped also when the reason is that ctx ended.
+		stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel()
+		return nil, errors.Join(err, u.Close(stop))
+	}
+	u.Took = time.Since(began)
+	return u, nil
+}
+
+func (u *Up) start(ctx context.Context, c Config) error {
+	p := u.Platform
+	if _, err := p.RenewServices(time.Now()); err != nil {
+		return err
+	}
+	cfg := supercluster.Config{
+		Dir: p.Dir.Data(), Operator: p.Operator.Token(), SystemAccount: p.Accounts[0], WAN: c.WAN, Log: c.Log,
+	}
+	for _, r := range p.File.Regions {
+		region := supercluster.Region{Name: r.Name, Gateway: r.Gateway}
+		nodes := r.Nodes
+		if c.Nodes > 0 && c.Nodes < len(nodes) {
+			nodes = nodes[:c.Nodes]
+		}
+		for _, n := range nodes {
+			region.Nodes = append(region.Nodes, supercluster.Node{Name: n.Name.String(), Client: n.Client, Cluster: n.Cluster, Gateway: n.Gateway})
+		}
+		cfg.Regions = append(cfg.Regions, region)
+	}
+	var err error
+	if u.Cluster, err = supercluster.Start(ctx, cfg); err != nil {
+		return fmt.Errorf("starting the servers: %w", err)
+	}
+	if err := u.accounts(ctx); err != nil {
+		return err
+	}
+	if err := u.ledger(ctx); err != nil {
+		return err
+	}
+	if c.Services {
+		return u.services(ctx)
+	}
+	return nil
+}
+
+// dial connects the set-up tool to home as a user of a role, made for this.
+func (u *Up) dial(ctx context.Context, account, role string) (*nats.Conn, error) {
+	user, err := u.Platform.Mint(account, role, time.Now(), toolLife)
+	if err != nil {
+		return nil, err
+	}
+	key, err := ident.ParseUserKey(user.Key.Public())
+	if err != nil {
+		return nil, err
+	}
+	home, _ := u.Platform.Document.Region(u.Platform.File.Home)
+	return natsconn.Dial(ctx, natsconn.Options{
+		URLs: home.URLs, Name: "nscsetup", InboxPrefix: subject.ServiceInboxPrefix(key), Log: u.log,
+		Credential: natsconn.Static{Token: user.Token, Key: user.Key},
+	})
+}
+
+// accounts brings every account to every server and asks them back: resolvers
+// sync inside a cluster only, and a client that came first would be refused.
+func (u *Up) accounts(ctx context.Context) error {
+	nc, err := u.dial(ctx, platform.System, platform.RoleRegistrar)
+	if err != nil {
+		return err
+	}
+	defer nc.Close()
+	want := len(u.Cluster.Servers())
+	r := registrar.NewResolver(nc, u.Platform.Operator)
+	if _, err := r.Repair(ctx, u.Platform.Accounts, want); err != nil {
+		return fmt.Errorf("bringing the accounts to all servers: %w", err)
+	}
+	if err := r.Confirm(ctx, u.Platform.Accounts, want); err != nil {
+		return fmt.Errorf("asking the accounts back: %w", err)
+	}
+	return nil
+}
+
+func (u *Up) ledger(ctx context.Context) error {
+	nc, err := u.dial(ctx, platform.Ledger, platform.RoleSetup)
+	if err != nil {
+		return err
+	}
+	defer nc.Close()
+	for {
+		// Short tries: what is asked before the stream has a leader again is never
+		// answered.
+		try, cancel := context.WithTimeout(ctx, 600*time.Millisecond)
+		err := jetstream.Setup(try, nc, u.Platform.File.Home)
+		cancel()
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		// Right after a start the meta leader may refuse for want of peers that
+		// it has not heard of yet; ctx bounds how long that is believed.
+		u.log.Info("the ledger's streams are not made yet", "error", err)
+		if err := wait.For(ctx, 50*time.Millisecond); err != nil {
+			return err
+		}
+	}
+}
+
+func (u *Up) services(ctx context.Context) error {
+	for _, r := range u.Platform.File.Regions {
+		// Registrars first: an issuer that answers before home decides names
+		// would refuse the first callers.
+		for _, dir := range []string{u.Platform.Dir.Registrar(r.Name), u.Platform.Dir.Issuer(r.Name)} {
+			c, err := service.Load(filepath.Join(dir, platform.ServiceFile))
+			if err != nil {
+				return err
+			}
+			s, err := c.Start(ctx, u.log)
+			if err != nil {
+				return err
+			}
+			u.Services = append(u.Services, s)
+		}
+	}
+	return nil
+}
+
+// RenewServices gives services whose credential is past half of its life a new
+// one; they use it at their next connect, which the servers cause before the
+// old one ends.
+func (u *Up) RenewServices() {
+	renewed, err := u.Platform.RenewServices(time.Now())
+	if err != nil {
+		u.log.Error("service credentials are not renewed", "error", err)
+	}
+	if len(renewed) > 0 {
+		u.log.Info("service credentials renewed", "files", renewed)
+	}
+}
+
+// Close drains the services and stops the servers, within the context's bound.
+func (u *Up) Close(ctx context.Context) error {
+	var errs []error
+	// The services get half of the time, all of them at once: the servers must
+	// have theirs, because what they store is at stake.
+	sctx, cancel := half(ctx)
+	defer cancel()
+	var (
+		work sync.WaitGroup
+		mu   sync.Mutex
+	)
+	for _, s := range u.Services {
+		work.Go(func() {
+			err := s.Drain(sctx)
+			mu.Lock()
+			defer mu.Unlock()
+			errs = append(errs, err)
+		})
+	}
+	work.Wait()
+	u.Services = nil
+	if u.Cluster != nil {
+		errs = append(errs, u.Cluster.Close(ctx))
+	}
+	if u.lock != nil {
+		errs = append(errs, u.lock.Close())
+		u.lock = nil
+	}
+	return errors.Join(errs...)
+}
+
+func half(ctx context.Context) (context.Context, context.CancelFunc) {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, time.Until(deadline)/2)
+}
+
+// ErrRunning: another process runs this platform folder.
+var ErrRunning = errors.New("this platform runs already")
+
+func lockDir(dir string) (*os.File, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("making the data folder: %w", err)
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600) // #nosec G304 -- a fixed name in the user's folder
+	if err != nil {
+		return nil, fmt.Errorf("locking the data folder: %w", err)
+	}
+	// Held by the open file: it ends with the process, however that ends.
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil { // #nosec G115 -- a descriptor is small
+		return nil, errors.Join(fmt.Errorf("%s: %w", dir, ErrRunning), f.Close())
+	}
+	return f, nil
+}

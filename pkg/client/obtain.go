@@ -1,0 +1,286 @@
+package client
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/herald-nats/herald/internal/natsconn"
+	"github.com/herald-nats/herald/internal/wait"
+	"github.com/herald-nats/herald/pkg/ident"
+	"github.com/herald-nats/herald/pkg/keystore"
+	"github.com/herald-nats/herald/pkg/subject"
+	"github.com/herald-nats/herald/pkg/trust"
+	"github.com/herald-nats/herald/pkg/wire"
+)
+
+// ErrUnreachable: no server, or no issuer, answered in time.
+var ErrUnreachable = errors.New("no answer")
+
+// Waits of one request to issuers. The first is several times a round trip
+// around the world; an issuer that dies with a request in its hands costs it.
+const (
+	firstTry = 800 * time.Millisecond
+	lastTry  = 5 * time.Second
+)
+
+// Credential is a user JWT that was verified, and where it came from.
+type Credential struct {
+	JWT     string
+	User    trust.User
+	Expires time.Time    // by our clock, which may be another than the issuer's
+	RenewAt time.Time    // likewise
+	Region  ident.Region // of the issuer that signed it; a claim of the issuer
+	Issuer  string       // the issuer's nkey; likewise
+	Took    time.Duration
+}
+
+// Wish is what to ask for; zero fields leave the choice to the platform.
+type Wish struct {
+	Name    ident.Name
+	Account ident.Label
+	Role    ident.Label
+	TTL     time.Duration
+}
+
+// Obtain asks for a credential for key as a guest of the platform. urls are
+// tried in order. Refusals are *wire.Error; ErrUnreachable if nobody answered.
+func (p *Platform) Obtain(ctx context.Context, urls []string, key *keystore.Key, w Wish) (Credential, error) {
+	nc, err := p.DialGuest(ctx, urls)
+	if err != nil {
+		return Credential{}, err
+	}
+	defer nc.Close()
+	return p.Issue(ctx, nc, key, w)
+}
+
+// DialGuest connects as the platform's guest, who may ask for a credential and
+// do nothing else.
+func (p *Platform) DialGuest(ctx context.Context, urls []string) (*nats.Conn, error) {
+	guest, err := ident.ParseUserKey(p.guest.Key.Public())
+	if err != nil {
+		return nil, err
+	}
+	nc, err := natsconn.Dial(ctx, natsconn.Options{
+		URLs: urls, Name: "guest", Credential: p.guest, InboxPrefix: subject.UserInboxPrefix(guest),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrUnreachable, err)
+	}
+	return nc, nil
+}
+
+// Issue is Obtain on a guest's connection that one has.
+func (p *Platform) Issue(ctx context.Context, nc *nats.Conn, key *keystore.Key, w Wish) (Credential, error) {
+	began := time.Now()
+	c, err := p.issue(ctx, nc, key, w, 0)
+	if errors.Is(err, &wire.Error{Code: wire.ClockSkew}) {
+		// Our clock is off. The server's is taken for this request alone: it is
+		// no secret and proves nothing, and a lie about it gets a refusal.
+		info, ierr := p.info(ctx, nc)
+		if ierr != nil {
+			return Credential{}, errors.Join(err, ierr)
+		}
+		c, err = p.issue(ctx, nc, key, w, time.UnixMilli(info.Time).Sub(p.now()))
+	}
+	c.Took = time.Since(began)
+	return c, err
+}
+
+func (p *Platform) info(ctx context.Context, nc *nats.Conn) (wire.Info, error) {
+	var info wire.Info
+	err := ask(ctx, nc, func() (*nats.Msg, error) { return nats.NewMsg(subject.Info), nil }, func(m *nats.Msg) (err error) {
+		info, err = wire.DecodeInfo(m.Data)
+		return err
+	})
+	return info, err
+}
+
+func (p *Platform) issue(ctx context.Context, nc *nats.Conn, key *keystore.Key, w Wish, skew time.Duration) (Credential, error) {
+	user, err := ident.ParseUserKey(key.Public())
+	if err != nil {
+		return Credential{}, err
+	}
+	// All guests can see each other's answers, so ours is sealed to a key that
+	// lives as long as this call.
+	seal, err := keystore.Generate(keystore.Curve)
+	if err != nil {
+		return Credential{}, err
+	}
+	replyKey, err := ident.ParseSealKey(seal.Public())
+	if err != nil {
+		return Credential{}, err
+	}
+	build := func() (*nats.Msg, error) {
+		nonce, err := wire.NewNonce(rand.Reader)
+		if err != nil {
+			return nil, err
+		}
+		body, err := wire.Request{
+			UserKey: user, Time: p.now().Add(skew), Nonce: nonce,
+			Account: w.Account, Role: w.Role, Name: w.Name, TTL: w.TTL,
+			ReplyKey: replyKey, Identity: wire.Proof{Type: wire.ProofOpen},
+		}.Encode()
+		if err != nil {
+			return nil, err
+		}
+		proof, err := wire.Prove(key, body)
+		if err != nil {
+			return nil, err
+		}
+		m := nats.NewMsg(subject.Issue)
+		m.Data = body
+		m.Header.Set(wire.HeaderProof, proof)
+		return m, nil
+	}
+	var cred Credential
+	err = ask(ctx, nc, build, func(m *nats.Msg) error {
+		if err := p.unseal(seal, m); err != nil {
+			return err
+		}
+		if err := refusal(m); err != nil {
+			return err
+		}
+		cred, err = p.accept(m.Data, user, w.Name)
+		return err
+	})
+	return cred, err
+}
+
+// unseal opens a sealed answer in place: it must come from a region key of
+// this platform.
+func (p *Platform) unseal(seal *keystore.Key, m *nats.Msg) error {
+	by := m.Header.Values(wire.HeaderSealed)
+	if len(by) == 0 {
+		if m.Header.Get(wire.HeaderErrorCode) != "" {
+			return nil // refused before the issuer knew our key
+		}
+		return errors.New("the answer is not sealed")
+	}
+	from, err := ident.ParseSealKey(by[0])
+	if err != nil {
+		return err
+	}
+	if !p.Document.HasSealKey(from) {
+		return fmt.Errorf("the answer is sealed by %s: %w", from, trust.ErrUntrusted)
+	}
+	m.Data, err = wire.Open(seal.Pair(), from, m.Data)
+	return err
+}
+
+// refusal is the error that an answer is, as a *wire.Error.
+func refusal(m *nats.Msg) error {
+	if m.Header.Get(wire.HeaderErrorCode) == "" {
+		return nil
+	}
+	e, err := wire.DecodeError(m.Data)
+	if err != nil {
+		return err
+	}
+	return e
+}
+
+// accept verifies the JWT in an answer: for our nkey, by a role key of this
+// platform, for the name that was asked for.
+func (p *Platform) accept(data []byte, key ident.UserKey, name ident.Name) (Credential, error) {
+	a, err := wire.DecodeAnswer(data)
+	if err != nil {
+		return Credential{}, err
+	}
+	// Whether it is in its time is the servers' to say: our clock may be off. So
+	// it is verified as of its last second, and lives from now for as long as the
+	// issuer gave it.
+	u, err := p.Document.VerifyUser(a.JWT, time.Unix(a.Expires-1, 0))
+	if err != nil {
+		return Credential{}, err
+	}
+	if u.Key != key || (!name.IsZero() && u.Name != name) || u.Expires.Unix() != a.Expires {
+		return Credential{}, fmt.Errorf("the credential is for %s (%s): %w", u.Name, u.Key, trust.ErrUntrusted)
+	}
+	life := u.Expires.Sub(u.IssuedAt)
+	if life <= 0 {
+		return Credential{}, fmt.Errorf("the credential of %s never lived: %w", u.Name, trust.ErrExpired)
+	}
+	// However far the answer puts it, a renewal is within the life, and not so
+	// soon that renewing becomes all that is done.
+	renew := min(max(time.Unix(a.RenewAt, 0).Sub(u.IssuedAt), life/10), life)
+	now := p.now()
+	return Credential{JWT: a.JWT, User: u, Expires: now.Add(life), RenewAt: now.Add(renew), Region: a.Region, Issuer: a.Issuer}, nil
+}
+
+// ask sends a request and takes the first answer that is believed, in short
+// tries until the context ends. What is not believed is passed over: a stolen
+// issuer may answer first.
+func ask(ctx context.Context, nc *nats.Conn, build func() (*nats.Msg, error), take func(*nats.Msg) error) error {
+	last := ErrUnreachable
+	for patience := firstTry; ; patience = min(2*patience, lastTry) {
+		m, err := build()
+		if err != nil {
+			return err
+		}
+		err = try(ctx, nc, m, patience, take)
+		var refused *wire.Error
+		switch {
+		case err == nil:
+			return nil
+		case errors.As(err, &refused) && refused.RetryAfterMS == 0:
+			return refused
+		case errors.As(err, &refused):
+			last = refused
+			err = wait.For(ctx, refused.RetryAfter())
+		case !errors.Is(err, context.DeadlineExceeded):
+			last = fmt.Errorf("%w: %w", ErrUnreachable, err)
+			err = wait.For(ctx, patience/4)
+		}
+		if ctx.Err() != nil {
+			if errors.Is(err, context.Canceled) {
+				return fmt.Errorf("asking for a credential: %w", err)
+			}
+			return last
+		}
+	}
+}
+
+// try asks once. Each try has an inbox of its own: all guests see where others
+// are answered, and one who saw the answer to this try cannot aim at the next.
+func try(ctx context.Context, nc *nats.Conn, m *nats.Msg, patience time.Duration, take func(*nats.Msg) error) error {
+	m.Reply = nc.NewInbox()
+	sub, err := nc.SubscribeSync(m.Reply)
+	if err != nil {
+		return fmt.Errorf("subscribing for an answer: %w", err)
+	}
+	defer func() { _ = sub.Unsubscribe() }() // fails only if the connection is gone
+	if err := nc.PublishMsg(m); err != nil {
+		return fmt.Errorf("asking: %w", err)
+	}
+	return receive(ctx, sub, patience, take)
+}
+
+func receive(ctx context.Context, sub *nats.Subscription, patience time.Duration, take func(*nats.Msg) error) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	var unbelieved error
+	for {
+		m, err := sub.NextMsgWithContext(ctx)
+		if err != nil {
+			if unbelieved != nil {
+				return unbelieved
+			}
+			return fmt.Errorf("waiting for an answer: %w", err)
+		}
+		if m.Header.Get("Status") != "" && strings.HasPrefix(m.Header.Get("Status"), "503") && len(m.Data) == 0 {
+			return nats.ErrNoResponders
+		}
+		err = take(m)
+		var refused *wire.Error
+		if err == nil || errors.As(err, &refused) {
+			return err
+		}
+		unbelieved = err
+	}
+}

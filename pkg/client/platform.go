@@ -1,0 +1,140 @@
+// Package client is for programs that need credentials of a Herald platform:
+// it obtains one, keeps it fresh and keeps a connection alive on it. The seed
+// of a user is made by its holder and never leaves; what issuers answer is
+// believed only after it was verified up to the operator that one was given.
+package client
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/nats-io/jwt/v2"
+
+	"github.com/herald-nats/herald/internal/natsconn"
+	"github.com/herald-nats/herald/pkg/trust"
+)
+
+// ErrContext: a folder or file that says nothing usable about a platform.
+var ErrContext = errors.New("not a Herald context")
+
+// maxContext bounds a context file; one has about 6 KiB.
+const maxContext = 1 << 20
+
+// Platform is what a client is given of a platform: all of it public.
+type Platform struct {
+	Operator *trust.Operator
+	Document *trust.Platform
+	document string // as signed
+	guest    natsconn.Static
+	creds    string // the guest's creds, as given
+	now      func() time.Time
+}
+
+// WithClock is the same platform seen by a client whose clock is another than
+// the machine's: for tests of clocks that are off.
+func (p *Platform) WithClock(now func() time.Time) *Platform {
+	q := *p
+	q.now = now
+	return &q
+}
+
+// context is the one file that `nscsetup context export` writes. The guest's
+// creds are in it because anyone may be the guest.
+type contextFile struct {
+	Version  int    `json:"herald_context"`
+	Operator string `json:"operator"`
+	Platform string `json:"platform"`
+	Guest    string `json:"guest_creds"`
+}
+
+// LoadPlatform reads a public/ folder or a context file and verifies it.
+func LoadPlatform(path string) (*Platform, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, fmt.Errorf("looking for the platform: %w", err)
+	}
+	if !info.IsDir() {
+		data, err := readBounded(path)
+		if err != nil {
+			return nil, err
+		}
+		p, err := ParseContext(data)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", path, err)
+		}
+		return p, nil
+	}
+	var parts [3]string
+	for i, name := range []string{"operator.jwt", "platform.jwt", "guest.creds"} {
+		data, err := readBounded(filepath.Join(path, name))
+		if errors.Is(err, os.ErrNotExist) {
+			return nil, fmt.Errorf("%s has no %s: %w", path, name, ErrContext)
+		}
+		if err != nil {
+			return nil, err
+		}
+		parts[i] = string(data)
+	}
+	p, err := newPlatform(parts[0], parts[1], parts[2])
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return p, nil
+}
+
+// ParseContext reads the content of a context file and verifies it.
+func ParseContext(data []byte) (*Platform, error) {
+	var c contextFile
+	if len(data) > maxContext || json.Unmarshal(data, &c) != nil || c.Version != 1 {
+		return nil, fmt.Errorf("it is not a context file of version 1: %w", ErrContext)
+	}
+	return newPlatform(c.Operator, c.Platform, c.Guest)
+}
+
+// Export gives the content of a context file.
+func (p *Platform) Export() ([]byte, error) {
+	data, err := json.MarshalIndent(contextFile{1, p.Operator.Token(), p.document, p.creds}, "", "  ")
+	if err != nil {
+		return nil, fmt.Errorf("writing a context: %w", err)
+	}
+	return append(data, '\n'), nil
+}
+
+func newPlatform(operator, document, creds string) (*Platform, error) {
+	op, err := trust.ParseOperator(operator)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrContext, err)
+	}
+	document = strings.TrimSpace(document)
+	doc, err := op.OpenPlatform(document)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrContext, err)
+	}
+	guest, err := natsconn.ParseCreds([]byte(creds))
+	if err != nil {
+		return nil, fmt.Errorf("%w: the guest: %w", ErrContext, err)
+	}
+	if _, err := jwt.DecodeUserClaims(guest.Token); err != nil {
+		return nil, fmt.Errorf("%w: the guest: %w", ErrContext, err)
+	}
+	return &Platform{Operator: op, Document: doc, document: document, guest: guest, creds: creds, now: time.Now}, nil
+}
+
+func readBounded(path string) ([]byte, error) {
+	f, err := os.Open(path) // #nosec G304 -- the file that the user named
+	if err != nil {
+		return nil, fmt.Errorf("reading the platform: %w", err)
+	}
+	defer func() { _ = f.Close() }() // read only: closing cannot lose anything
+	data, err := io.ReadAll(io.LimitReader(f, maxContext+1))
+	if err != nil {
+		return nil, fmt.Errorf("reading the platform: %w", err)
+	}
+	return data, nil
+}

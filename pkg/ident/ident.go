@@ -1,0 +1,263 @@
+// Package ident holds the identifiers of a Herald platform as values that
+// cannot hold a bad one: each type is made only by its Parse function, and a
+// value that exists is valid (or is the zero value, which IsZero tells and
+// which no Parse function returns without an error).
+//
+// Nothing is shortened, trimmed or folded on the way in: what is not valid as
+// given is refused, so that two spellings never mean one thing.
+package ident
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/nats-io/nkeys"
+)
+
+// ErrInvalid is wrapped by every error of this package.
+var ErrInvalid = errors.New("invalid identifier")
+
+func invalid(what, value, rule string) error {
+	// The value comes from outside: %.64q bounds it and makes it harmless to print.
+	return fmt.Errorf("%w: %.64q is not a %s: %s", ErrInvalid, value, what, rule)
+}
+
+const (
+	nameRule  = "1 to 32 of a-z and 0-9, with single . _ or - between them"
+	labelRule = "1 to 32 of A-Z, a-z, 0-9, _ and -"
+	// A region is a NATS cluster name, a JetStream placement and a token of
+	// subjects, and comes back from user JWT tags, which the server lower-cases.
+	regionRule = "1 to 16 of a-z and 0-9, the first a letter"
+)
+
+// Name is what a person or program is called on the platform, such as "alice".
+type Name struct{ s string }
+
+// ParseName accepts 1 to 32 of [a-z0-9] with single '.', '_' or '-' between.
+func ParseName(s string) (Name, error) {
+	if len(s) < 1 || len(s) > 32 {
+		return Name{}, invalid("name", s, nameRule)
+	}
+	sep := true // a separator may neither begin a name nor follow another
+	for i := range len(s) {
+		switch c := s[i]; {
+		case isLower(c) || isDigit(c):
+			sep = false
+		case (c == '.' || c == '_' || c == '-') && !sep:
+			sep = true
+		default:
+			return Name{}, invalid("name", s, nameRule)
+		}
+	}
+	if sep {
+		return Name{}, invalid("name", s, nameRule)
+	}
+	return Name{s}, nil
+}
+
+func (n Name) String() string { return n.s }
+
+// IsZero tells whether there is no name at all.
+func (n Name) IsZero() bool { return n.s == "" }
+
+// Token is the name as one token of a NATS subject or key: '.' would part it
+// in two, and '=' can be in no name.
+func (n Name) Token() string { return strings.ReplaceAll(n.s, ".", "=") }
+
+// MarshalText implements encoding.TextMarshaler.
+func (n Name) MarshalText() ([]byte, error) { return []byte(n.s), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler; see ParseName.
+func (n *Name) UnmarshalText(b []byte) (err error) { *n, err = ParseName(string(b)); return err }
+
+// Region is the name of one NATS cluster of the supercluster, such as "ams".
+type Region struct{ s string }
+
+// ParseRegion accepts 1 to 16 of [a-z0-9], the first a letter.
+func ParseRegion(s string) (Region, error) {
+	if len(s) < 1 || len(s) > 16 || !isLower(s[0]) {
+		return Region{}, invalid("region", s, regionRule)
+	}
+	for i := range len(s) {
+		if !isLower(s[i]) && !isDigit(s[i]) {
+			return Region{}, invalid("region", s, regionRule)
+		}
+	}
+	return Region{s}, nil
+}
+
+func (r Region) String() string { return r.s }
+
+// IsZero tells whether there is no region at all.
+func (r Region) IsZero() bool { return r.s == "" }
+
+// MarshalText implements encoding.TextMarshaler.
+func (r Region) MarshalText() ([]byte, error) { return []byte(r.s), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler; see ParseRegion.
+func (r *Region) UnmarshalText(b []byte) (err error) { *r, err = ParseRegion(string(b)); return err }
+
+// Label names an account, a role, a room or a channel: case-sensitive, one
+// token of a subject.
+type Label struct{ s string }
+
+// ParseLabel accepts [A-Za-z0-9_-]{1,32}.
+func ParseLabel(s string) (Label, error) {
+	if len(s) < 1 || len(s) > 32 {
+		return Label{}, invalid("label", s, labelRule)
+	}
+	for i := range len(s) {
+		if c := s[i]; !isLower(c) && !isUpper(c) && !isDigit(c) && c != '_' && c != '-' {
+			return Label{}, invalid("label", s, labelRule)
+		}
+	}
+	return Label{s}, nil
+}
+
+func (l Label) String() string { return l.s }
+
+// IsZero tells whether there is no label at all.
+func (l Label) IsZero() bool { return l.s == "" }
+
+// MarshalText implements encoding.TextMarshaler.
+func (l Label) MarshalText() ([]byte, error) { return []byte(l.s), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler; see ParseLabel.
+func (l *Label) UnmarshalText(b []byte) (err error) { *l, err = ParseLabel(string(b)); return err }
+
+// UserKey is the public nkey of a user, "U…".
+type UserKey struct{ s string }
+
+// ParseUserKey accepts a public user nkey; its checksum is verified.
+func ParseUserKey(s string) (UserKey, error) {
+	if err := checkKey(s, "user key", "U", nkeys.IsValidPublicUserKey); err != nil {
+		return UserKey{}, err
+	}
+	return UserKey{s}, nil
+}
+
+func (k UserKey) String() string { return k.s }
+
+// IsZero tells whether there is no key at all.
+func (k UserKey) IsZero() bool { return k.s == "" }
+
+// MarshalText implements encoding.TextMarshaler.
+func (k UserKey) MarshalText() ([]byte, error) { return []byte(k.s), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler; see ParseUserKey.
+func (k *UserKey) UnmarshalText(b []byte) (err error) { *k, err = ParseUserKey(string(b)); return err }
+
+// AccountKey is a public nkey of an account, "A…": its identity, or one of its
+// role keys.
+type AccountKey struct{ s string }
+
+// ParseAccountKey accepts a public account nkey; its checksum is verified.
+func ParseAccountKey(s string) (AccountKey, error) {
+	if err := checkKey(s, "account key", "A", nkeys.IsValidPublicAccountKey); err != nil {
+		return AccountKey{}, err
+	}
+	return AccountKey{s}, nil
+}
+
+func (k AccountKey) String() string { return k.s }
+
+// IsZero tells whether there is no key at all.
+func (k AccountKey) IsZero() bool { return k.s == "" }
+
+// MarshalText implements encoding.TextMarshaler.
+func (k AccountKey) MarshalText() ([]byte, error) { return []byte(k.s), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler; see ParseAccountKey.
+func (k *AccountKey) UnmarshalText(b []byte) (err error) {
+	*k, err = ParseAccountKey(string(b))
+	return err
+}
+
+// SealKey is a public curve key (xkey), "X…": something can be sealed to it.
+type SealKey struct{ s string }
+
+// ParseSealKey accepts a public curve nkey; its checksum is verified.
+func ParseSealKey(s string) (SealKey, error) {
+	if err := checkKey(s, "curve key", "X", nkeys.IsValidPublicCurveKey); err != nil {
+		return SealKey{}, err
+	}
+	return SealKey{s}, nil
+}
+
+func (k SealKey) String() string { return k.s }
+
+// IsZero tells whether there is no key at all.
+func (k SealKey) IsZero() bool { return k.s == "" }
+
+// MarshalText implements encoding.TextMarshaler.
+func (k SealKey) MarshalText() ([]byte, error) { return []byte(k.s), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler; see ParseSealKey.
+func (k *SealKey) UnmarshalText(b []byte) (err error) { *k, err = ParseSealKey(string(b)); return err }
+
+// Identity is who someone is, by the way they proved it: "open:U…" for someone
+// who proved nothing but to hold an nkey. Other kinds come with their proofs.
+type Identity struct{ kind, id string }
+
+// OpenIdentity is the identity of whoever holds the seed of k, and no more.
+func OpenIdentity(k UserKey) Identity { return Identity{"open", k.s} }
+
+// ParseIdentity accepts what Identity.String gives.
+func ParseIdentity(s string) (Identity, error) {
+	kind, id, _ := strings.Cut(s, ":")
+	switch kind {
+	case "open":
+		k, err := ParseUserKey(id)
+		if err != nil {
+			return Identity{}, fmt.Errorf("identity of kind open: %w", err)
+		}
+		return OpenIdentity(k), nil
+	default:
+		return Identity{}, invalid("identity", s, "its kind must be open")
+	}
+}
+
+// Kind is how the identity was proved, such as "open".
+func (i Identity) Kind() string { return i.kind }
+
+// IsZero tells whether there is no identity at all.
+func (i Identity) IsZero() bool { return i.kind == "" }
+
+func (i Identity) String() string {
+	if i.IsZero() {
+		return ""
+	}
+	return i.kind + ":" + i.id
+}
+
+// MarshalText implements encoding.TextMarshaler.
+func (i Identity) MarshalText() ([]byte, error) { return []byte(i.String()), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler; see ParseIdentity.
+func (i *Identity) UnmarshalText(b []byte) (err error) {
+	*i, err = ParseIdentity(string(b))
+	return err
+}
+
+func checkKey(s, what, prefix string, valid func(string) bool) error {
+	// Length and alphabet are checked first: nkeys decodes whatever it is given,
+	// passes over line ends, and looks at no length.
+	if len(s) != 56 || !strings.HasPrefix(s, prefix) || !isBase32(s) || !valid(s) {
+		return invalid(what, s, "56 characters of base32 that begin with "+prefix+" and end with their checksum")
+	}
+	return nil
+}
+
+func isBase32(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; !isUpper(c) && (c < '2' || c > '7') {
+			return false
+		}
+	}
+	return true
+}
+
+func isLower(c byte) bool { return 'a' <= c && c <= 'z' }
+func isUpper(c byte) bool { return 'A' <= c && c <= 'Z' }
+func isDigit(c byte) bool { return '0' <= c && c <= '9' }

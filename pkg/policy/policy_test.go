@@ -1,0 +1,127 @@
+package policy_test
+
+import (
+	"errors"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nkeys"
+	"pgregory.net/rapid"
+
+	"github.com/herald-nats/herald/pkg/ident"
+	"github.com/herald-nats/herald/pkg/policy"
+	"github.com/herald-nats/herald/pkg/wire"
+)
+
+func label(t testing.TB, s string) ident.Label {
+	t.Helper()
+	l, err := ident.ParseLabel(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+func somebody(t testing.TB) ident.Identity {
+	t.Helper()
+	pub, err := nkeys.Encode(nkeys.PrefixByteUser, make([]byte, 32))
+	if err != nil {
+		t.Fatal(err)
+	}
+	k, err := ident.ParseUserKey(string(pub))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ident.OpenIdentity(k)
+}
+
+func TestDecide(t *testing.T) {
+	chat, game := label(t, "CHAT"), label(t, "GAME")
+	member, guest := label(t, "member"), label(t, "guest")
+	alice, err := ident.ParseName("alice")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := policy.Policy{Offers: []policy.Offer{
+		{Kind: "oidc", Account: game, Role: guest, Default: time.Minute, Longest: time.Minute},
+		{Kind: "open", Account: chat, Role: member, Default: time.Hour, Longest: 12 * time.Hour},
+		{Kind: "open", Account: game, Role: member, Default: time.Minute, Longest: 2 * time.Minute},
+	}}
+	id := somebody(t)
+	for _, tc := range []struct {
+		what    string
+		wish    policy.Wish
+		account ident.Label
+		ttl     time.Duration
+		code    wire.Code
+	}{
+		{"nothing but a name", policy.Wish{}, chat, time.Hour, ""},
+		{"an account", policy.Wish{Account: game}, game, time.Minute, ""},
+		{"account and role", policy.Wish{Account: chat, Role: member}, chat, time.Hour, ""},
+		{"a role", policy.Wish{Role: member}, chat, time.Hour, ""},
+		{"a short life", policy.Wish{TTL: time.Minute}, chat, time.Minute, ""},
+		{"the longest life", policy.Wish{TTL: 12 * time.Hour}, chat, 12 * time.Hour, ""},
+		{"too long a life", policy.Wish{TTL: 12*time.Hour + 1}, chat, 12 * time.Hour, ""},
+		{"an endless life", policy.Wish{TTL: 1<<63 - 1}, chat, 12 * time.Hour, ""},
+		{"a nanosecond", policy.Wish{TTL: 1}, chat, time.Second, ""},
+		{"less than nothing", policy.Wish{TTL: -time.Hour}, chat, time.Second, ""},
+		{"an account that is offered to others", policy.Wish{Account: game, Role: guest}, ident.Label{}, 0, wire.RoleNotGranted},
+		{"an unknown account", policy.Wish{Account: label(t, "SYS")}, ident.Label{}, 0, wire.RoleNotGranted},
+		{"an account in another case", policy.Wish{Account: label(t, "chat")}, ident.Label{}, 0, wire.RoleNotGranted},
+		{"an unknown role", policy.Wish{Role: label(t, "admin")}, ident.Label{}, 0, wire.RoleNotGranted},
+	} {
+		tc.wish.Name = alice
+		g, err := p.Decide(id, tc.wish)
+		if tc.code != "" {
+			if err == nil || err.Code != tc.code || !g.Identity.IsZero() || g.TTL != 0 {
+				t.Errorf("%s: %+v %v, want %s", tc.what, g, err, tc.code)
+			}
+			continue
+		}
+		if err != nil || g.Account != tc.account || g.Role != member || g.TTL != tc.ttl || g.Name != alice || g.Identity != id ||
+			!slices.Equal(g.Tags, []string{"identity:open"}) {
+			t.Errorf("%s: %+v %v", tc.what, g, err)
+		}
+	}
+	if g, err := p.Decide(id, policy.Wish{}); err == nil || err.Code != wire.BadName || !g.Account.IsZero() {
+		t.Errorf("no name: %+v %v", g, err)
+	}
+	for what, q := range map[string]policy.Policy{"no offers": {}, "offers to others": {Offers: p.Offers[:1]}} {
+		if _, err := q.Decide(id, policy.Wish{Name: alice}); !errors.Is(err, &wire.Error{Code: wire.NoGrant}) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if _, err := p.Decide(ident.Identity{}, policy.Wish{Name: alice}); !errors.Is(err, &wire.Error{Code: wire.NoGrant}) {
+		t.Errorf("nobody: %v", err)
+	}
+	// An offer whose kind is empty is not one to nobody.
+	if _, err := (policy.Policy{Offers: []policy.Offer{{Account: chat}}}).Decide(id, policy.Wish{Name: alice}); err == nil {
+		t.Error("an offer to no kind is given")
+	}
+}
+
+// Whatever is asked, and however an offer is written, nobody gets a life of less
+// than a second or longer than the longest.
+func TestLifetimeIsBounded(t *testing.T) {
+	alice, err := ident.ParseName("alice")
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := somebody(t)
+	rapid.Check(t, func(r *rapid.T) {
+		longest := time.Duration(rapid.Int64Min(int64(policy.Shortest)).Draw(r, "longest"))
+		o := policy.Offer{
+			Kind: "open", Account: label(t, "CHAT"), Role: label(t, "member"),
+			Default: time.Duration(rapid.Int64().Draw(r, "default")), Longest: longest,
+		}
+		want := time.Duration(rapid.Int64().Draw(r, "ttl"))
+		g, werr := policy.Policy{Offers: []policy.Offer{o}}.Decide(id, policy.Wish{Name: alice, TTL: want})
+		if werr != nil || g.TTL < policy.Shortest || g.TTL > longest {
+			r.Fatalf("asked %s, longest %s: got %s, %v", want, longest, g.TTL, werr)
+		}
+		if want >= policy.Shortest && want <= longest && g.TTL != want {
+			r.Fatalf("asked %s, longest %s: got %s", want, longest, g.TTL)
+		}
+	})
+}

@@ -1,0 +1,356 @@
+package provision_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/nats-io/jwt/v2"
+
+	"github.com/herald-nats/herald/internal/endpoint"
+	"github.com/herald-nats/herald/internal/natsconn"
+	"github.com/herald-nats/herald/pkg/ident"
+	"github.com/herald-nats/herald/pkg/issuer"
+	"github.com/herald-nats/herald/pkg/keystore"
+	"github.com/herald-nats/herald/pkg/ledger"
+	"github.com/herald-nats/herald/pkg/ledger/memory"
+	"github.com/herald-nats/herald/pkg/platform"
+	"github.com/herald-nats/herald/pkg/policy"
+	"github.com/herald-nats/herald/pkg/provision"
+	"github.com/herald-nats/herald/pkg/trust"
+	"github.com/herald-nats/herald/pkg/wire"
+)
+
+// bench is an issuing service on real keys and documents, as init makes them,
+// with the ledger in memory and a clock that the test sets. What the servers
+// say of who asks (Nats-Request-Info) is written by the test.
+type bench struct {
+	t     *testing.T
+	svc   *provision.Service
+	p     *platform.Platform
+	now   time.Time
+	guest natsconn.Static
+	seal  *keystore.Key
+}
+
+// ledgerNames decides at once, as home's registrar does.
+type ledgerNames struct {
+	store ledger.NameStore
+	op    *trust.Operator
+	sign  ledger.Sign
+	now   func() time.Time
+	fail  error
+}
+
+func (l *ledgerNames) Claim(ctx context.Context, name ident.Name, id ident.Identity, _ wire.Claim) error {
+	if l.fail != nil {
+		return l.fail
+	}
+	_, err := ledger.ClaimName(ctx, l.store, l.op, l.sign, name, id, "", l.now())
+	if errors.Is(err, ledger.ErrTaken) {
+		return wire.Errorf(wire.NameTaken, "choose another", "taken")
+	}
+	return err
+}
+
+func newBench(t *testing.T) (*bench, *ledgerNames) {
+	t.Helper()
+	name := must(ident.ParseName("test"))
+	ams := must(ident.ParseRegion("ams"))
+	p, err := platform.Init(t.Context(), filepath.Join(t.TempDir(), "p"),
+		platform.Spec{Name: name, Regions: []ident.Region{ams}, Home: ams, Nodes: 3, Port: 2000}, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &bench{t: t, p: p, now: time.Now()}
+	clock := func() time.Time { return b.now }
+	signing := load(t, filepath.Join(p.Dir.Registrar(ams), platform.SigningFile), keystore.Operator)
+	names := &ledgerNames{
+		store: &memory.Names{}, op: p.Operator, now: clock,
+		sign: func(e trust.NameEntry) (string, error) { return e.Sign(signing, b.now) },
+	}
+	doc, err := os.ReadFile(filepath.Join(p.Dir.Public(), platform.DocumentFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	creds, err := os.ReadFile(filepath.Join(p.Dir.Public(), platform.GuestFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b.guest, err = natsconn.ParseCreds(creds); err != nil {
+		t.Fatal(err)
+	}
+	b.seal = load(t, filepath.Join(p.Dir.Issuer(ams), platform.SealKeyFile), keystore.Curve)
+	chatLabel, member := must(ident.ParseLabel(platform.ChatIn)), must(ident.ParseLabel(platform.RoleMember))
+	account, _ := p.Document.Account(chatLabel)
+	self, err := keystore.Generate(keystore.User)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.svc, err = provision.New(provision.Config{
+		Region: ams, Self: must(ident.ParseUserKey(self.Public())), Operator: p.Operator, Document: string(doc), SealKey: b.seal,
+		Issuer: issuer.New(issuer.RoleKey{
+			Account: chatLabel, AccountKey: account.Key, Role: member,
+			Key: load(t, filepath.Join(p.Dir.Issuer(ams), "roles", "CHAT.member.nk"), keystore.Account),
+		}),
+		Policy: policy.Policy{Offers: []policy.Offer{{Kind: "open", Account: chatLabel, Role: member, Default: time.Hour, Longest: 12 * time.Hour}}},
+		Names:  names, Guests: []ident.Label{must(ident.ParseLabel(platform.Guest))}, Members: []ident.Label{chatLabel},
+		Log: slog.New(slog.DiscardHandler), Now: clock, Spread: func() float64 { return 0.5 },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b, names
+}
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+func load(t *testing.T, path string, kind keystore.Kind) *keystore.Key {
+	t.Helper()
+	k, err := keystore.Load(path, kind)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
+// info is the header that a server writes for a user who asks through an import.
+func info(t *testing.T, token string) []string {
+	t.Helper()
+	c, err := jwt.DecodeUserClaims(token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := json.Marshal(map[string]any{"acc": c.IssuerAccount, "user": c.Subject, "jwt": token, "kind": "Client"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return []string{string(data)}
+}
+
+func (b *bench) request(key *keystore.Key, change func(*wire.Request)) (endpoint.Request, *keystore.Key) {
+	b.t.Helper()
+	reply, err := keystore.Generate(keystore.Curve)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	r := wire.Request{
+		UserKey: must(ident.ParseUserKey(key.Public())), Time: b.now, Nonce: "AAAAAAAAAAAAAAAAAAAAAA", Name: must(ident.ParseName("alice")),
+		ReplyKey: must(ident.ParseSealKey(reply.Public())), Identity: wire.Proof{Type: wire.ProofOpen},
+	}
+	if change != nil {
+		change(&r)
+	}
+	body, err := r.Encode()
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	proof, err := wire.Prove(key, body)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return endpoint.Request{
+		ID: "r1", Reply: "_R_.abc", Body: body,
+		Header: map[string][]string{wire.HeaderProof: {proof}, wire.HeaderInfo: info(b.t, b.guest.Token)},
+	}, reply
+}
+
+// open reads a sealed answer as the asker does.
+func (b *bench) open(resp endpoint.Response, reply *keystore.Key) []byte {
+	b.t.Helper()
+	if resp.SealedBy != b.seal.Public() {
+		b.t.Fatalf("sealed by %q: %s", resp.SealedBy, resp.Body)
+	}
+	body, err := wire.Open(reply.Pair(), must(ident.ParseSealKey(resp.SealedBy)), resp.Body)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return body
+}
+
+func (b *bench) issue(key *keystore.Key, change func(*wire.Request)) (wire.Answer, *wire.Error) {
+	b.t.Helper()
+	r, reply := b.request(key, change)
+	resp := b.svc.Issue(b.t.Context(), r)
+	body := b.open(resp, reply)
+	if resp.Err != nil {
+		e, err := wire.DecodeError(body)
+		if err != nil || e.Code != resp.Err.Code || e.RequestID != "r1" {
+			b.t.Fatalf("%v, %v", e, err)
+		}
+		return wire.Answer{}, e
+	}
+	a, err := wire.DecodeAnswer(body)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return a, nil
+}
+
+func newUser(t *testing.T) *keystore.Key {
+	t.Helper()
+	k, err := keystore.Generate(keystore.User)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
+func nonce(i byte) func(*wire.Request) {
+	return func(r *wire.Request) { r.Nonce = string([]byte{'A' + i}) + "AAAAAAAAAAAAAAAAAAAAA" }
+}
+
+func TestIssueAndRenew(t *testing.T) {
+	b, _ := newBench(t)
+	alice := newUser(t)
+	a, werr := b.issue(alice, nil)
+	if werr != nil {
+		t.Fatal(werr)
+	}
+	u, err := b.p.Document.VerifyUser(a.JWT, b.now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if u.Key.String() != alice.Public() || u.Name.String() != "alice" || u.Account.String() != "CHAT" || a.Expires != b.now.Add(time.Hour).Unix() {
+		t.Errorf("%+v", u)
+	}
+
+	b.now = b.now.Add(50 * time.Minute)
+	renew := endpoint.Request{ID: "r2", Reply: "_R_.x", Header: map[string][]string{wire.HeaderInfo: info(t, a.JWT)}}
+	resp := b.svc.Renew(t.Context(), renew)
+	if resp.Err != nil {
+		t.Fatal(resp.Err)
+	}
+	again, err := wire.DecodeAnswer(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, err := b.p.Document.VerifyUser(again.JWT, b.now); err != nil || n.Key != u.Key || n.Name != u.Name || again.Expires != b.now.Add(time.Hour).Unix() {
+		t.Errorf("%+v, %v", n, err)
+	}
+
+	b.now = b.now.Add(time.Hour)
+	if resp := b.svc.Renew(t.Context(), renew); resp.Err == nil || resp.Err.Code != wire.BadIdentity {
+		t.Errorf("an expired user renewed: %v", resp.Err)
+	}
+}
+
+func TestIssueRefuses(t *testing.T) {
+	b, names := newBench(t)
+	alice := newUser(t)
+	if _, werr := b.issue(alice, nil); werr != nil {
+		t.Fatal(werr)
+	}
+	for name, c := range map[string]struct {
+		change func(*wire.Request)
+		key    *keystore.Key
+		want   wire.Code
+	}{
+		"the same request again":     {nil, alice, wire.Replayed},
+		"30 s too old":               {func(r *wire.Request) { nonce(1)(r); r.Time = b.now.Add(-31 * time.Second) }, alice, wire.ClockSkew},
+		"30 s too early":             {func(r *wire.Request) { nonce(2)(r); r.Time = b.now.Add(31 * time.Second) }, alice, wire.ClockSkew},
+		"another's name":             {nil, newUser(t), wire.NameTaken},
+		"a role that is not offered": {func(r *wire.Request) { nonce(3)(r); r.Role = must(ident.ParseLabel("admin")) }, alice, wire.RoleNotGranted},
+		"the issuers' account":       {func(r *wire.Request) { nonce(4)(r); r.Account = must(ident.ParseLabel(platform.Auth)) }, alice, wire.RoleNotGranted},
+		"no name":                    {func(r *wire.Request) { nonce(5)(r); r.Name = ident.Name{} }, alice, wire.BadName},
+	} {
+		if _, werr := b.issue(c.key, c.change); werr == nil || werr.Code != c.want {
+			t.Errorf("%s: %v", name, werr)
+		}
+	}
+	names.fail = errors.New("the ledger is away")
+	_, werr := b.issue(alice, nonce(6))
+	if werr == nil || werr.Code != wire.Unavailable || werr.RetryAfterMS == 0 {
+		t.Errorf("with the ledger away: %v", werr)
+	}
+	if werr != nil && werr.Message == "the ledger is away" {
+		t.Error("the caller was told what the log is for")
+	}
+}
+
+func TestProofs(t *testing.T) {
+	b, _ := newBench(t)
+	alice, mallory := newUser(t), newUser(t)
+	for name, spoil := range map[string]func(*endpoint.Request){
+		"no proof":            func(r *endpoint.Request) { delete(r.Header, wire.HeaderProof) },
+		"two proofs":          func(r *endpoint.Request) { r.Header[wire.HeaderProof] = append(r.Header[wire.HeaderProof], "v1 AAAA") },
+		"another's signature": func(r *endpoint.Request) { r.Header[wire.HeaderProof] = []string{must(wire.Prove(mallory, r.Body))} },
+		"an altered body":     func(r *endpoint.Request) { r.Body = append(r.Body[:len(r.Body)-1], ' ', '}') },
+	} {
+		r, reply := b.request(alice, nil)
+		spoil(&r)
+		resp := b.svc.Issue(t.Context(), r)
+		if resp.Err == nil || resp.Err.Code != wire.BadProof {
+			t.Errorf("%s: %v", name, resp.Err)
+		}
+		b.open(resp, reply)
+	}
+}
+
+// TestSealedRequest: what is sealed to the region key is opened; what is sealed
+// to another region's is refused, and says so.
+func TestSealedRequest(t *testing.T) {
+	b, _ := newBench(t)
+	alice := newUser(t)
+	eph, err := keystore.Generate(keystore.Curve)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := keystore.Generate(keystore.Curve)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, reply := b.request(alice, nil)
+	plain := r.Body
+	r.Header[wire.HeaderSealed] = []string{eph.Public()}
+	r.Body = must(wire.Seal(eph.Pair(), must(ident.ParseSealKey(b.seal.Public())), plain))
+	if resp := b.svc.Issue(t.Context(), r); resp.Err != nil {
+		t.Errorf("sealed to this region: %v", resp.Err)
+	} else {
+		b.open(resp, reply)
+	}
+	r.Body = must(wire.Seal(eph.Pair(), must(ident.ParseSealKey(other.Public())), plain))
+	if resp := b.svc.Issue(t.Context(), r); resp.Err == nil || resp.Err.Code != wire.WrongRegion {
+		t.Errorf("sealed to another region: %v", resp.Err)
+	}
+}
+
+// TestWhoMayAsk: guests issue, members renew, and nobody the other.
+func TestWhoMayAsk(t *testing.T) {
+	b, _ := newBench(t)
+	alice := newUser(t)
+	a, werr := b.issue(alice, nil)
+	if werr != nil {
+		t.Fatal(werr)
+	}
+	r, _ := b.request(alice, nonce(1))
+	r.Header[wire.HeaderInfo] = info(t, a.JWT)
+	if resp := b.svc.Issue(t.Context(), r); resp.Err == nil || resp.Err.Code != wire.BadIdentity {
+		t.Errorf("a member was issued to: %v", resp.Err)
+	}
+	guest := endpoint.Request{ID: "g", Reply: "_R_.x", Header: map[string][]string{wire.HeaderInfo: info(t, b.guest.Token)}}
+	if resp := b.svc.Renew(t.Context(), guest); resp.Err == nil || resp.Err.Code != wire.BadIdentity {
+		t.Errorf("the guest renewed: %v", resp.Err)
+	}
+	if resp := b.svc.Info(t.Context(), guest); resp.Err != nil {
+		t.Errorf("the guest gets no information: %v", resp.Err)
+	} else if i, err := wire.DecodeInfo(resp.Body); err != nil || i.Time != b.now.UnixMilli() {
+		t.Errorf("%+v, %v", i, err)
+	} else if _, err := b.p.Operator.OpenPlatform(i.Platform); err != nil {
+		t.Error(err)
+	}
+	guest.Reply = "$KV.names.alice"
+	if resp := b.svc.Info(t.Context(), guest); resp.Err == nil {
+		t.Error("somebody was believed whose reply no server made")
+	}
+}
