@@ -88,9 +88,9 @@ func TestDemoFails(t *testing.T) {
 		},
 		{
 			name:  "the compare-and-set",
-			file:  "pkg/ledger/jetstream/jetstream.go",
+			file:  "pkg/ledger/jetstream/store.go",
 			old:   "jetstream.WithExpectLastSequencePerSubject(revision))",
-			new:   "jetstream.WithMsgID(strconv.FormatInt(time.Now().UnixNano(), 10)))",
+			new:   "jetstream.WithRetryAttempts(1+0*int(revision)))",
 			wants: "one name, asked for in two regions",
 		},
 	} {

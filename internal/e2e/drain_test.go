@@ -33,6 +33,12 @@ func (o *output) Write(p []byte) (int, error) {
 	return o.b.Write(p)
 }
 
+func (o *output) text() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.String()
+}
+
 // accepted are the ids of the requests that an issuer's log has.
 func (o *output) accepted() map[string]bool {
 	o.mu.Lock()
@@ -91,6 +97,9 @@ func (w *world) drain(t *testing.T) {
 	}
 	if !eventually(soon, func() bool { return len(stderr.accepted()) >= enough || p.ended() }) {
 		t.Error("the issuer was hardly asked")
+	}
+	if n, ok := listening(t, cmd.Process.Pid); ok && n != 0 {
+		t.Errorf("it listens at %d ports, and was not told to", n)
 	}
 	code, err := p.stop(syscall.SIGTERM, soon)
 	enoughAsked()

@@ -12,6 +12,7 @@ func TestFrontDoor(t *testing.T) {
 		t.Run("two people", func(t *testing.T) { t.Parallel(); w.twoPeople(t) })
 		t.Run("renewal", func(t *testing.T) { t.Parallel(); w.renewal(t) })
 		t.Run("drain", func(t *testing.T) { t.Parallel(); w.drain(t) })
+		t.Run("metrics", func(t *testing.T) { t.Parallel(); w.metrics(t) })
 		t.Run("script", w.scripts) // these are parallel too
 	})
 	t.Run("unplug", w.unplug)

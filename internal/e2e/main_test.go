@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
-	"go.uber.org/goleak"
 
 	"github.com/herald-nats/herald/internal/cli"
 	"github.com/herald-nats/herald/internal/cli/chat"
@@ -48,7 +47,7 @@ func (s suite) Run() int {
 	if code != 0 {
 		return code
 	}
-	if err := goleak.Find(); err != nil {
+	if err := uptest.Leaks(); err != nil {
 		fmt.Fprintln(os.Stderr, "goroutines are left:", err)
 		return 1
 	}

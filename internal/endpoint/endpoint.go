@@ -63,10 +63,15 @@ type Server struct {
 
 // Serve registers the endpoints as a micro service of that name, so that
 // `nats micro ls`, info and stats work. The connection must carry nothing
-// else: draining waits until it has no subscription left.
-func Serve(nc *nats.Conn, name, queue, description string, endpoints []Endpoint) (*Server, error) {
+// else: draining waits until it has no subscription left. What stats gives is shown
+// with each endpoint by `nats micro stats`; it may be nil, and has to hold no secret.
+func Serve(nc *nats.Conn, name, queue, description string, endpoints []Endpoint, stats func() any) (*Server, error) {
 	s := newServer(nc)
-	svc, err := micro.AddService(nc, micro.Config{Name: name, Version: version, Description: description, QueueGroup: queue})
+	config := micro.Config{Name: name, Version: version, Description: description, QueueGroup: queue}
+	if stats != nil {
+		config.StatsHandler = func(*micro.Endpoint) any { return stats() }
+	}
+	svc, err := micro.AddService(nc, config)
 	if err != nil {
 		s.cancel()
 		return nil, fmt.Errorf("registering the service %s: %w", name, err)

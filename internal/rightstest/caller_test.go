@@ -12,6 +12,7 @@ import (
 	"github.com/herald-nats/herald/internal/uptest"
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/keystore"
+	"github.com/herald-nats/herald/pkg/ledger"
 	"github.com/herald-nats/herald/pkg/platform"
 	"github.com/herald-nats/herald/pkg/registrar"
 	"github.com/herald-nats/herald/pkg/subject"
@@ -165,7 +166,7 @@ func TestCaller(t *testing.T) {
 		"no account may":            {info: good, accounts: []ident.Label{}},
 		"no reply":                  {info: good, reply: "-"},
 		"a reply in an inbox":       {info: good, reply: "_INBOX.abc"},
-		"a reply in a bucket":       {info: good, reply: "$KV.names.evil"},
+		"a reply in a bucket":       {info: good, reply: "$KV.decisions.name.evil"},
 		"a reply that servers pass": {info: good, reply: "$JS.ACK.x"},
 		"a reply of a gateway":      {info: good, reply: "_GR_.abc"},
 		"a reply that begins alike": {info: good, reply: "_R_abc"},
@@ -210,61 +211,17 @@ func unsigned(t *testing.T, token string) string {
 // old ones put back. On the way: 2, what is not pushed over what.
 func TestNobodyAsksFromInside(t *testing.T) {
 	ctx := bound(t)
-	op := shared.Up.Platform.Operator
-	sys := attach(t, minted(t, platform.System, platform.RoleRegistrar), "ams")
-	resolver := registrar.NewResolver(sys, op)
-	servers, err := resolver.Servers(ctx, len(shared.Up.Cluster.Servers()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	signing := load(t, dir().Operator()+"/signing/nscsetup.nk", keystore.Operator)
-
-	var old, wider []string
-	roles := map[string]*keystore.Key{}
-	all := accounts(t)
-	for _, name := range []string{platform.Auth, platform.Ledger} {
-		for _, token := range shared.Up.Platform.Accounts {
-			c, err := op.VerifyAccount(token)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if c.Name != name {
-				continue
-			}
-			old = append(old, token)
-			if roles[name], err = keystore.Generate(keystore.Account); err != nil {
-				t.Fatal(err)
-			}
-			scope := jwt.NewUserScope()
-			scope.Key, scope.Role = roles[name].Public(), "tester"
-			scope.Template.Pub.Allow.Add("auth.v1.>", subject.NamesKeys)
-			scope.Template.Sub.Allow.Add(">")
-			c.SigningKeys.AddScopedSigner(scope)
-			token, err := c.Encode(signing.Pair())
-			if err != nil {
-				t.Fatal(err)
-			}
-			wider = append(wider, token)
-		}
-	}
-	if err := resolver.Push(ctx, wider, servers); err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		if err := resolver.Push(ctx, old, servers); err != nil {
-			t.Error(err)
-		}
-		if err := resolver.Confirm(ctx, shared.Up.Platform.Accounts, len(servers)); err != nil {
-			t.Error(err)
-		}
-	}()
+	w := widen(ctx, t, map[string][]string{
+		platform.Auth: {"auth.v1.>"}, platform.Ledger: {"auth.v1.>", subject.Decisions},
+	})
+	defer w.undo(ctx, t)
 
 	// 2: the last push wins, whatever its iat; so a repair leaves alone what
 	// differs from its own, and does not bring the older version back.
-	if pushed, err := resolver.Repair(ctx, old, len(servers)); err != nil || len(pushed) > 0 {
+	if pushed, err := w.resolver.Repair(ctx, w.old, len(w.servers)); err != nil || len(pushed) > 0 {
 		t.Errorf("a repair pushed %v over another version: %v", pushed, err)
 	}
-	if err := resolver.Confirm(ctx, wider, len(servers)); err != nil {
+	if err := w.resolver.Confirm(ctx, w.new, len(w.servers)); err != nil {
 		t.Errorf("after a repair: %v", err)
 	}
 
@@ -282,14 +239,14 @@ func TestNobodyAsksFromInside(t *testing.T) {
 		{platform.Auth, subject.Renew, nil, nil},
 		{platform.Ledger, subject.HomeClaim, nil, claim},
 	} {
-		u := forge(t, roles[c.account], func(uc *jwt.UserClaims) { uc.IssuerAccount = all[c.account].Subject })
-		conn, err := dial(t, u, urls("ams")[0])
-		if err != nil {
-			t.Fatalf("%s: %v", c.account, err)
-		}
+		conn := enter(t, w.tester(t, c.account), "ams")
 		conn.sub(">", "")
 		conn.allowed("the tester hears everything")
-		replies := []string{"_INBOX.svc.x.1", "_INBOX_x.1", "$KV.names.eve", "$KV.names." + subject.Name(name), "$JS.API.STREAM.DELETE.KV_names", "x._R_.y", "_R_"}
+		own := ledger.NameKey(name).String()
+		replies := []string{
+			"_INBOX.svc.x.1", "_INBOX_x.1", subject.Decision("name.eve"), subject.Decision(own), "$JS.API.STREAM.DELETE.KV_decisions",
+			"denials.ams.x", "x._R_.y", "_R_",
+		}
 		for _, reply := range replies {
 			conn.pub(c.ask, reply, c.head, c.body)
 		}
@@ -311,7 +268,7 @@ func TestNobodyAsksFromInside(t *testing.T) {
 			t.Errorf("%s: nothing was heard, so nothing is shown", c.account)
 		}
 	}
-	for _, n := range []string{"eve", subject.Name(name)} {
+	for _, n := range []string{"name.eve", ledger.NameKey(name).String()} {
 		if e, at := entry(ctx, t, n); at != 0 {
 			t.Errorf("the bucket holds %q under %s", e, n)
 		}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -20,9 +21,12 @@ import (
 
 	"github.com/herald-nats/herald/internal/natsconn"
 	"github.com/herald-nats/herald/internal/uptest"
+	"github.com/herald-nats/herald/internal/wait"
 	"github.com/herald-nats/herald/pkg/client"
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/keystore"
+	"github.com/herald-nats/herald/pkg/ledger"
+	"github.com/herald-nats/herald/pkg/ledger/jetstream"
 	"github.com/herald-nats/herald/pkg/platform"
 	"github.com/herald-nats/herald/pkg/subject"
 	"github.com/herald-nats/herald/pkg/trust"
@@ -56,12 +60,42 @@ func run(m *testing.M) (code int) {
 		fail(err)
 		return code
 	}
+	fail(mirrored())
 	code = m.Run()
 	fail(shared.Close())
 	fail(goleak.Find())
 	// After everything that happened here: no log is a place for a secret.
 	fail(noSecrets("the log", logs.bytes()))
 	return code
+}
+
+// mirrored waits until every region's mirror has what home has decided.
+func mirrored() error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute) // a mirror that missed its origin tries again late
+	defer cancel()
+	u, err := shared.Up.Platform.Mint(platform.Readers, platform.RoleReader, time.Now(), time.Minute)
+	if err != nil {
+		return err
+	}
+	nc, err := natsconn.Dial(ctx, natsconn.Options{
+		URLs: urls("ams"), Name: "test", InboxPrefix: subject.ServiceInboxPrefix(must(ident.ParseUserKey(u.Key.Public()))),
+		Credential: natsconn.Static{Token: u.Token, Key: u.Key},
+	})
+	if err != nil {
+		return err
+	}
+	defer nc.Close()
+	for _, r := range shared.Public.Document.Regions {
+		for last := uint64(0); last == 0; {
+			if last, err = jetstream.MirrorSource(nc, r.Name).Last(ctx); err != nil && ctx.Err() != nil {
+				return fmt.Errorf("the mirror of %s: %w", r.Name, err)
+			}
+			if last == 0 && wait.For(ctx, 10*time.Millisecond) != nil {
+				return fmt.Errorf("the mirror of %s has nothing", r.Name)
+			}
+		}
+	}
+	return nil
 }
 
 // journal keeps what is logged.
@@ -315,22 +349,36 @@ func refusal(t *testing.T, m msg) wire.Code {
 	return e.Code
 }
 
-// entry is what the stream of names holds of a name, as an issuer reads it.
-func entry(ctx context.Context, t *testing.T, name string) (body string, seq uint64) {
+// readerOf and homeOf are the other credentials of a registrar; homeOf is home's alone.
+func readerOf(t *testing.T, r string) user {
 	t.Helper()
-	nc := attach(t, issuerOf(t, "ams"), "ams")
-	defer nc.Close()
-	m, err := nc.RequestWithContext(ctx, "$JS.API.DIRECT.GET."+subject.NamesStream+".$KV."+subject.NamesBucket+"."+name, nil)
+	return holder(t, "reader of "+r, filepath.Join(dir().Registrar(region(r)), platform.ReaderCreds))
+}
+
+func homeOf(t *testing.T, r string) user {
+	t.Helper()
+	return holder(t, "home's registrar of "+r, filepath.Join(dir().Registrar(region(r)), platform.HomeCreds))
+}
+
+// entry is what home's bucket holds of a key, as its leader has it; 0 is nothing.
+func entry(ctx context.Context, t *testing.T, key string) (token string, revision uint64) {
+	t.Helper()
+	k, err := ledger.ParseKey(key)
 	if err != nil {
-		t.Fatalf("reading %s: %v", name, err)
+		t.Fatal(err)
 	}
-	if m.Header.Get("Status") == "404" {
-		return "", 0
+	nc := attach(t, minted(t, platform.Ledger, platform.RoleHome), "ams")
+	defer nc.Close()
+	token, revision, err = must(jetstream.NewDecisions(nc)).Get(ctx, k)
+	if err != nil && !errors.Is(err, ledger.ErrNotFound) {
+		t.Fatalf("reading %s: %v", key, err)
 	}
-	if _, err := fmt.Sscan(m.Header.Get("Nats-Sequence"), &seq); err != nil {
-		t.Fatalf("reading %s: %v %v", name, err, m.Header)
-	}
-	return string(m.Data), seq
+	return token, revision
+}
+
+// opener opens entries as every service does.
+func opener() ledger.Opener {
+	return ledger.Opener{Operator: shared.Public.Operator, Now: time.Now}
 }
 
 // logger writes where the platform's services do.

@@ -2,11 +2,9 @@ package rightstest
 
 import (
 	"bufio"
-	"context"
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -27,7 +25,6 @@ import (
 	"github.com/herald-nats/herald/pkg/ledger"
 	"github.com/herald-nats/herald/pkg/ledger/jetstream"
 	"github.com/herald-nats/herald/pkg/platform"
-	"github.com/herald-nats/herald/pkg/registrar"
 	"github.com/herald-nats/herald/pkg/subject"
 )
 
@@ -190,85 +187,17 @@ func TestDrainedIssuer(t *testing.T) {
 	}
 }
 
-// 1: resolvers sync inside a cluster only: a region that is made anew knows no
-// account, and nobody there can connect, until a registrar brings them.
-func TestRegionMadeAnew(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Second)
-	defer cancel()
-	at := region("sgp")
-	alice, _ := member(t, "ams", "alice")
-	if err := shared.Up.Cluster.StopRegion(ctx, at); err != nil {
-		t.Fatal(err)
-	}
-	wiped := 0
-	for _, r := range shared.Up.Platform.File.Regions {
-		if r.Name != at {
-			continue
-		}
-		for _, n := range r.Nodes {
-			path := filepath.Join(dir().Data(), at.String(), n.Name.String())
-			files, err := filepath.Glob(filepath.Join(path, "resolver", "*.jwt"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			wiped += len(files)
-			if err := os.RemoveAll(path); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	if wiped < 3*len(shared.Up.Platform.Accounts) {
-		t.Errorf("%d account JWTs were there: nothing is shown", wiped)
-	}
-	if err := shared.Up.Cluster.StartRegion(ctx, at); err != nil {
-		t.Fatal(err)
-	}
-	// The registrars of the other regions have seen the servers come, and push.
-	sys := attach(t, minted(t, platform.System, platform.RoleRegistrar), "ams")
-	resolver := registrar.NewResolver(sys, shared.Up.Platform.Operator)
-	all := len(shared.Up.Cluster.Servers())
-	var err error
-	for {
-		if err = resolver.Confirm(ctx, shared.Up.Platform.Accounts, all); err == nil || ctx.Err() != nil {
-			break
-		}
-	}
-	if err != nil {
-		t.Fatalf("nobody brought the accounts: %v", err)
-	}
-	for _, s := range shared.Up.Cluster.Servers() {
-		if s.Region != at {
-			continue
-		}
-		if _, err := dial(t, alice, s.URL); err != nil {
-			t.Errorf("%s: %v", s.Name, err)
-		}
-		files, err := filepath.Glob(filepath.Join(dir().Data(), at.String(), s.Name, "resolver", "*.jwt"))
-		if err != nil || len(files) < len(shared.Up.Platform.Accounts) {
-			t.Errorf("%s stored %d accounts: %v", s.Name, len(files), err)
-		}
-	}
-	// And the region's own services are back, on connections that waited.
-	key, err := keystore.Generate(keystore.User)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := shared.Public.Obtain(ctx, urls("sgp"), key, client.Wish{Name: shared.Name("anew")}); err != nil {
-		t.Error(err)
-	}
-}
-
 // 55: of many who write at one moment one wins, and all others are told that it
 // was a conflict, whichever of its two codes the servers had for it at replicas 3.
 func TestLostCompareAndSet(t *testing.T) {
 	ctx := bound(t)
 	const writers, rounds = 6, 6
-	nc := attach(t, registrarOf(t, "ams"), "ams")
-	store, err := jetstream.NewNames(nc)
+	nc := attach(t, homeOf(t, "ams"), "ams")
+	store, err := jetstream.NewDecisions(nc)
 	if err != nil {
 		t.Fatal(err)
 	}
-	far, err := jetstream.NewNames(attach(t, registrarOf(t, "sgp"), "sgp"))
+	far, err := jetstream.NewDecisions(attach(t, minted(t, platform.Ledger, platform.RoleHome), "sgp"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -279,7 +208,7 @@ func TestLostCompareAndSet(t *testing.T) {
 	var mu sync.Mutex
 	codes := map[jet.ErrorCode]int{}
 	for range rounds {
-		name := shared.Name("race")
+		key := ledger.NameKey(shared.Name("race"))
 		var won atomic.Int64
 		var wg sync.WaitGroup
 		for w := range writers {
@@ -288,7 +217,7 @@ func TestLostCompareAndSet(t *testing.T) {
 				if w%2 == 1 {
 					s = far
 				}
-				switch err := s.PutName(ctx, name, fmt.Sprint("writer ", w), 0); {
+				switch err := s.Put(ctx, key, fmt.Sprint("writer ", w), 0); {
 				case err == nil:
 					won.Add(1)
 				case !errors.Is(err, ledger.ErrConflict):
@@ -297,7 +226,7 @@ func TestLostCompareAndSet(t *testing.T) {
 			})
 			// The same beside it, to see the codes.
 			wg.Go(func() {
-				_, err := js.Publish(ctx, "$KV."+subject.NamesBucket+"."+subject.Name(name), []byte("raw"), jet.WithExpectLastSequencePerSubject(0))
+				_, err := js.Publish(ctx, subject.Decision(key.String()), []byte("raw"), jet.WithExpectLastSequencePerSubject(0))
 				var api *jet.APIError
 				switch {
 				case err == nil:
@@ -316,7 +245,7 @@ func TestLostCompareAndSet(t *testing.T) {
 			t.Errorf("%d writers won", n)
 		}
 		// And the one that comes late.
-		if err := store.PutName(ctx, name, "late", 0); !errors.Is(err, ledger.ErrConflict) {
+		if err := store.Put(ctx, key, "late", 0); !errors.Is(err, ledger.ErrConflict) {
 			t.Errorf("a late write: %v", err)
 		}
 	}

@@ -23,7 +23,7 @@ func TestSeedsAreNotSent(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	auth, home := enter(t, issuerOf(t, "ams"), "ams"), enter(t, registrarOf(t, "ams"), "ams")
+	auth, home := enter(t, issuerOf(t, "ams"), "ams"), enter(t, homeOf(t, "ams"), "ams")
 	public := enter(t, guest(t), "ams")
 	public.sub(public.inbox+".>", "")
 	home.sub("auth.v1.home.*", "")

@@ -21,11 +21,8 @@ import (
 	"github.com/herald-nats/herald/internal/natsconn"
 	"github.com/herald-nats/herald/internal/wait"
 	"github.com/herald-nats/herald/pkg/ident"
-	"github.com/herald-nats/herald/pkg/issuer"
-	"github.com/herald-nats/herald/pkg/keystore"
-	"github.com/herald-nats/herald/pkg/ledger/jetstream"
+	"github.com/herald-nats/herald/pkg/ledger"
 	"github.com/herald-nats/herald/pkg/platform"
-	"github.com/herald-nats/herald/pkg/policy"
 	"github.com/herald-nats/herald/pkg/provision"
 	"github.com/herald-nats/herald/pkg/registrar"
 	"github.com/herald-nats/herald/pkg/subject"
@@ -51,10 +48,15 @@ type Config struct {
 	// URLs are the servers to connect to; the default is the region's URLs in
 	// the signed platform document.
 	URLs []string `yaml:"urls"`
+	// State is the folder for the service's sealed copy of the ledger; a relative one
+	// is beside the file. The default is state. A service that cannot write there
+	// works, and reads the ledger anew at each start.
+	State string `yaml:"state"`
 
 	dir      string
 	operator *trust.Operator
-	document string
+	opener   ledger.Opener
+	entry    ledger.Entry // the platform document of the folder
 	platform *trust.Platform
 }
 
@@ -78,12 +80,16 @@ func Load(path string) (*Config, error) {
 	if c.operator, err = trust.ParseOperator(op); err != nil {
 		return nil, fmt.Errorf("%s: %w: %w", c.dir, ErrConfig, err)
 	}
-	if c.document, err = c.read(platform.DocumentFile); err != nil {
+	document, err := c.read(platform.FullFile)
+	if err != nil {
 		return nil, err
 	}
-	c.document = strings.TrimSpace(c.document)
-	if c.platform, err = c.operator.OpenPlatform(c.document); err != nil {
+	c.opener = ledger.Opener{Operator: c.operator, Now: time.Now}
+	if c.entry, err = c.opener.Open(ledger.PlatformKey().String(), strings.TrimSpace(document)); err != nil {
 		return nil, fmt.Errorf("%s: %w: %w", c.dir, ErrConfig, err)
+	}
+	if d, ok := c.entry.Body.(*ledger.Document); ok {
+		c.platform = d.Public
 	}
 	r, ok := c.platform.Region(c.Region)
 	if !ok {
@@ -91,6 +97,12 @@ func Load(path string) (*Config, error) {
 	}
 	if len(c.URLs) == 0 {
 		c.URLs = r.URLs
+	}
+	if c.State == "" {
+		c.State = "state"
+	}
+	if !filepath.IsAbs(c.State) {
+		c.State = filepath.Join(c.dir, c.State)
 	}
 	return c, nil
 }
@@ -112,186 +124,32 @@ type Running struct {
 	Region  ident.Region
 	User    string // the service's own nkey
 
-	servers []*endpoint.Server
-	conns   []*nats.Conn
-	cancel  context.CancelFunc
-	work    sync.WaitGroup
+	servers  []*endpoint.Server
+	conns    []*nats.Conn
+	knows    *knowledge
+	keeper   *keeper             // of a registrar
+	recorder *provision.Recorder // of an issuer
+	cancel   context.CancelFunc
+	work     sync.WaitGroup
 }
 
 // Start connects and serves. When it returns, requests are answered. ctx bounds
 // the start: until then a server that does not accept yet is tried again.
 func (c *Config) Start(ctx context.Context, log *slog.Logger) (*Running, error) {
 	log = log.With("service", c.Service, "region", c.Region.String())
-	r := &Running{Service: c.Service, Region: c.Region, cancel: func() {}}
+	r := &Running{Service: c.Service, Region: c.Region}
 	start := c.startIssuer
 	if c.Service == Registrar {
 		start = c.startRegistrar
 	}
-	if err := start(ctx, r, log); err != nil {
+	var run context.Context
+	run, r.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	if err := start(ctx, run, r, log); err != nil {
 		r.close(ctx)
 		return nil, fmt.Errorf("starting the %s of %s: %w", c.Service, c.Region, err)
 	}
 	log.Info("serving", "user", r.User)
 	return r, nil
-}
-
-func (c *Config) startIssuer(ctx context.Context, r *Running, log *slog.Logger) error {
-	seal, err := keystore.Load(filepath.Join(c.dir, platform.SealKeyFile), keystore.Curve)
-	if err != nil {
-		return fmt.Errorf("the region key: %w", err)
-	}
-	if r, _ := c.platform.Region(c.Region); r.SealKey.String() != seal.Public() {
-		return fmt.Errorf("%s: %w: its region key is %s; the platform document says %s", c.dir, ErrConfig, seal.Public(), r.SealKey)
-	}
-	keys, pol, members, err := c.roles()
-	if err != nil {
-		return err
-	}
-	creds := natsconn.FileCredential{Path: filepath.Join(c.dir, platform.AuthCreds)}
-	self, err := c.verifySelf(creds, platform.Auth, platform.RoleIssuer)
-	if err != nil {
-		return err
-	}
-	r.User = self.String()
-	guest, err := ident.ParseLabel(platform.Guest)
-	if err != nil {
-		return err
-	}
-	ask, err := c.dial(ctx, r, creds, self, "home", log)
-	if err != nil {
-		return err
-	}
-	svc, err := provision.New(provision.Config{
-		Region: c.Region, Self: self, Operator: c.operator, Document: c.document, SealKey: seal,
-		Issuer: issuer.New(keys...), Policy: pol, Names: provision.NewNames(ask, c.operator),
-		Guests: []ident.Label{guest}, Members: members,
-		Log: log, Now: time.Now, Spread: issuer.Spread,
-	})
-	if err != nil {
-		return err
-	}
-	for _, door := range []struct {
-		name      string
-		endpoints []endpoint.Endpoint
-	}{{"renew", svc.MemberEndpoints()}, {"issue", svc.GuestEndpoints()}} {
-		nc, err := c.dial(ctx, r, creds, self, door.name, log)
-		if err != nil {
-			return err
-		}
-		s, err := endpoint.Serve(nc, Issuer, provision.Queue, "credentials in "+c.Region.String()+": "+door.name, door.endpoints)
-		if err != nil {
-			return err
-		}
-		r.servers = append(r.servers, s)
-	}
-	return nil
-}
-
-// roles loads the role keys that are in the folder and says what they are for,
-// as the signed platform document has it.
-func (c *Config) roles() ([]issuer.RoleKey, policy.Policy, []ident.Label, error) {
-	var (
-		keys    []issuer.RoleKey
-		pol     policy.Policy
-		members []ident.Label
-	)
-	for _, a := range c.platform.Accounts {
-		for _, role := range a.Roles {
-			if role.Open == nil {
-				continue
-			}
-			path := filepath.Join(c.dir, "roles", a.Name.String()+"."+role.Name.String()+".nk")
-			key, err := keystore.Load(path, keystore.Account)
-			if err != nil {
-				return nil, pol, nil, fmt.Errorf("the key of role %s/%s: %w", a.Name, role.Name, err)
-			}
-			if key.Public() != role.Key.String() {
-				return nil, pol, nil, fmt.Errorf("%s: %w: it is not the key of role %s/%s of this platform", path, ErrConfig, a.Name, role.Name)
-			}
-			keys = append(keys, issuer.RoleKey{Account: a.Name, AccountKey: a.Key, Role: role.Name, Key: key})
-			pol.Offers = append(pol.Offers, policy.Offer{
-				Kind: "open", Account: a.Name, Role: role.Name,
-				Default: time.Duration(role.Open.Default) * time.Second, Longest: time.Duration(role.Open.Longest) * time.Second,
-			})
-			members = append(members, a.Name)
-		}
-	}
-	if len(keys) == 0 {
-		return nil, pol, nil, fmt.Errorf("%s: %w: the platform has no role to issue", c.dir, ErrConfig)
-	}
-	return keys, pol, members, nil
-}
-
-func (c *Config) startRegistrar(ctx context.Context, r *Running, log *slog.Logger) error {
-	signing, err := keystore.Load(filepath.Join(c.dir, platform.SigningFile), keystore.Operator)
-	if err != nil {
-		return fmt.Errorf("the operator signing key: %w", err)
-	}
-	if !c.operator.Signs(signing.Public()) {
-		return fmt.Errorf("%s: %w: %s is not an operator signing key of this platform", c.dir, ErrConfig, signing.Public())
-	}
-	accounts, err := platform.ReadAccounts(filepath.Join(c.dir, "accounts"), c.operator)
-	if err != nil {
-		return err
-	}
-	sysCreds := natsconn.FileCredential{Path: filepath.Join(c.dir, platform.SystemCreds)}
-	sysSelf, err := c.verifySelf(sysCreds, platform.System, platform.RoleRegistrar)
-	if err != nil {
-		return err
-	}
-	ledgerCreds := natsconn.FileCredential{Path: filepath.Join(c.dir, platform.LedgerCreds)}
-	self, err := c.verifySelf(ledgerCreds, platform.Ledger, platform.RoleRegistrar)
-	if err != nil {
-		return err
-	}
-	r.User = self.String()
-	sys, err := c.dial(ctx, r, sysCreds, sysSelf, "system", log)
-	if err != nil {
-		return err
-	}
-	if c.Region == c.platform.Home {
-		if err := c.serveNames(ctx, r, ledgerCreds, self, signing, log); err != nil {
-			return err
-		}
-	}
-	wctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	r.cancel = cancel
-	r.work.Go(func() {
-		if err := registrar.NewResolver(sys, c.operator).Watch(wctx, accounts, log); err != nil {
-			log.Error("servers are not watched", "error", err)
-		}
-	})
-	return nil
-}
-
-// serveNames decides names: in home alone.
-func (c *Config) serveNames(ctx context.Context, r *Running, creds natsconn.FileCredential, self ident.UserKey, signing *keystore.Key, log *slog.Logger) error {
-	store, err := c.dial(ctx, r, creds, self, "ledger", log)
-	if err != nil {
-		return err
-	}
-	names, err := jetstream.NewNames(store)
-	if err != nil {
-		return err
-	}
-	auth, err := ident.ParseLabel(platform.Auth)
-	if err != nil {
-		return err
-	}
-	n := &registrar.Names{
-		Store: names, Operator: c.operator, Platform: c.platform, Issuers: auth, Log: log, Now: time.Now,
-		Sign: func(e trust.NameEntry) (string, error) { return e.Sign(signing, time.Now()) },
-	}
-	nc, err := c.dial(ctx, r, creds, self, "home", log)
-	if err != nil {
-		return err
-	}
-	s, err := endpoint.ServeQuiet(nc, registrar.Queue, n.Endpoints())
-	if err != nil {
-		return err
-	}
-	r.servers = append(r.servers, s)
-	return nil
 }
 
 // verifySelf refuses creds of another platform, account or role before they
@@ -335,6 +193,28 @@ func (c *Config) dial(ctx context.Context, r *Running, creds natsconn.FileCreden
 	}
 }
 
+// Known is what a service knows of the ledger.
+func (r *Running) Known() *ledger.Projection { return r.knows.projection }
+
+// Follower is who keeps it up to date.
+func (r *Running) Follower() *ledger.Follower { return r.knows.follower }
+
+// Denials writes revocations and suspensions in a registrar's region; nil for an issuer.
+func (r *Running) Denials() *registrar.Denials {
+	if r.keeper == nil {
+		return nil
+	}
+	return r.keeper.denials
+}
+
+// Holdings is which users an identity holds, as a registrar knows; nil for an issuer.
+func (r *Running) Holdings() *ledger.Holdings {
+	if r.keeper == nil {
+		return nil
+	}
+	return r.keeper.records.Holdings
+}
+
 // Drain stops taking requests, answers those that were accepted, and closes.
 func (r *Running) Drain(ctx context.Context) error {
 	var errs []error
@@ -349,6 +229,9 @@ func (r *Running) Drain(ctx context.Context) error {
 func (r *Running) close(ctx context.Context) {
 	r.cancel()
 	r.work.Wait()
+	if r.knows != nil {
+		r.knows.close()
+	}
 	for _, s := range r.servers {
 		_ = s.Drain(ctx) // the start failed, and its error is the one that is told
 	}

@@ -225,7 +225,8 @@ func (s *Supercluster) StartNode(ctx context.Context, name string) error {
 }
 
 // Close stops all servers and relays and waits until they are gone: no goroutine
-// of theirs is left and their ports are free. It may be called again, also after
+// of theirs is left, but for those in which nats-server waits up to 30 s for a
+// mirror's or a source's consumer, and their ports are free. It may be called again, also after
 // an error. It returns ctx's cause if that ended first; the servers then go on
 // stopping, and another Close can wait for them.
 func (s *Supercluster) Close(ctx context.Context) error {

@@ -23,6 +23,7 @@ import (
 	"github.com/herald-nats/herald/internal/supercluster"
 	"github.com/herald-nats/herald/internal/wait"
 	"github.com/herald-nats/herald/pkg/ident"
+	"github.com/herald-nats/herald/pkg/ledger"
 	"github.com/herald-nats/herald/pkg/ledger/jetstream"
 	"github.com/herald-nats/herald/pkg/platform"
 	"github.com/herald-nats/herald/pkg/registrar"
@@ -155,20 +156,35 @@ func (u *Up) ledger(ctx context.Context) error {
 		return err
 	}
 	defer nc.Close()
+	var regions []ident.Region
+	for _, r := range u.Platform.File.Regions {
+		regions = append(regions, r.Name)
+	}
+	if err := jetstream.Setup(ctx, nc, u.Platform.File.Home, regions); err != nil {
+		return err
+	}
+	return u.putDocument(ctx, nc)
+}
+
+// putDocument puts the folder's platform document into the ledger, unless a newer one
+// is there.
+func (u *Up) putDocument(ctx context.Context, nc *nats.Conn) error {
+	store, err := jetstream.NewDecisions(nc)
+	if err != nil {
+		return err
+	}
+	d := ledger.Decider{Store: store, Opener: ledger.Opener{Operator: u.Platform.Operator, Now: time.Now}}
 	for {
 		// Short tries: what is asked before the stream has a leader again is never
 		// answered.
 		try, cancel := context.WithTimeout(ctx, 600*time.Millisecond)
-		err := jetstream.Setup(try, nc, u.Platform.File.Home)
+		_, err := d.PutDocument(try, u.Platform.FullToken)
 		cancel()
-		if err == nil || ctx.Err() != nil {
-			return err
+		if err == nil || errors.Is(err, ledger.ErrOld) {
+			return nil
 		}
-		// Right after a start the meta leader may refuse for want of peers that
-		// it has not heard of yet; ctx bounds how long that is believed.
-		u.log.Info("the ledger's streams are not made yet", "error", err)
-		if err := wait.For(ctx, 50*time.Millisecond); err != nil {
-			return err
+		if wait.For(ctx, 50*time.Millisecond) != nil {
+			return fmt.Errorf("putting the platform document into the ledger: %w", err)
 		}
 	}
 }

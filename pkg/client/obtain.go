@@ -38,6 +38,9 @@ type Credential struct {
 	Region  ident.Region // of the issuer that signed it; a claim of the issuer
 	Issuer  string       // the issuer's nkey; likewise
 	Took    time.Duration
+	// Platform is what was known when the JWT was verified: the one that was asked,
+	// or a newer one, if an issuer showed that.
+	Platform *Platform
 }
 
 // Wish is what to ask for; zero fields leave the choice to the platform.
@@ -101,6 +104,48 @@ func (p *Platform) info(ctx context.Context, nc *nats.Conn) (wire.Info, error) {
 	return info, err
 }
 
+// Refresh asks auth.v1.info once for the platform document that holds now: p itself
+// if that is the one that p has. An older one is passed over, since a stolen issuer
+// may answer first, and is ErrOlder if nothing better comes within a moment.
+func (p *Platform) Refresh(ctx context.Context, nc *nats.Conn) (*Platform, error) {
+	var newest *Platform
+	err := try(ctx, nc, nats.NewMsg(subject.Info), firstTry, func(m *nats.Msg) error {
+		info, err := wire.DecodeInfo(m.Data)
+		if err == nil {
+			newest, err = p.Update(info.Platform)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("asking for the platform document: %w", err)
+	}
+	return newest, nil
+}
+
+// knowledge is what is known of the platform during one request.
+type knowledge struct {
+	platform *Platform
+	asked    bool
+}
+
+// believe verifies an answer. Where a signature is not one of this platform's, a
+// region or a role may have got a new key since: it is then asked once what holds.
+func (k *knowledge) believe(ctx context.Context, nc *nats.Conn, read func(*Platform) (Credential, error)) (Credential, error) {
+	c, err := read(k.platform)
+	if errors.Is(err, trust.ErrUntrusted) && !k.asked {
+		k.asked = true
+		if newest, rerr := k.platform.Refresh(ctx, nc); rerr == nil && newest != k.platform {
+			k.platform = newest
+			c, err = read(newest)
+		}
+	}
+	if err != nil {
+		return Credential{}, err
+	}
+	c.Platform = k.platform
+	return c, nil
+}
+
 func (p *Platform) issue(ctx context.Context, nc *nats.Conn, key *keystore.Key, w Wish, skew time.Duration) (Credential, error) {
 	user, err := ident.ParseUserKey(key.Public())
 	if err != nil {
@@ -139,46 +184,48 @@ func (p *Platform) issue(ctx context.Context, nc *nats.Conn, key *keystore.Key, 
 		return m, nil
 	}
 	var cred Credential
+	known := knowledge{platform: p}
 	err = ask(ctx, nc, build, func(m *nats.Msg) error {
-		if err := p.unseal(seal, m); err != nil {
-			return err
-		}
-		if err := refusal(m); err != nil {
-			return err
-		}
-		cred, err = p.accept(m.Data, user, w.Name)
+		cred, err = known.believe(ctx, nc, func(p *Platform) (Credential, error) {
+			data, err := p.unseal(seal, m)
+			if err != nil {
+				return Credential{}, err
+			}
+			if err := refusal(m, data); err != nil {
+				return Credential{}, err
+			}
+			return p.accept(data, user, w.Name)
+		})
 		return err
 	})
 	return cred, err
 }
 
-// unseal opens a sealed answer in place: it must come from a region key of
-// this platform.
-func (p *Platform) unseal(seal *keystore.Key, m *nats.Msg) error {
+// unseal opens a sealed answer: it must come from a region key of this platform.
+func (p *Platform) unseal(seal *keystore.Key, m *nats.Msg) ([]byte, error) {
 	by := m.Header.Values(wire.HeaderSealed)
 	if len(by) == 0 {
 		if m.Header.Get(wire.HeaderErrorCode) != "" {
-			return nil // refused before the issuer knew our key
+			return m.Data, nil // refused before the issuer knew our key
 		}
-		return errors.New("the answer is not sealed")
+		return nil, errors.New("the answer is not sealed")
 	}
 	from, err := ident.ParseSealKey(by[0])
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if !p.Document.HasSealKey(from) {
-		return fmt.Errorf("the answer is sealed by %s: %w", from, trust.ErrUntrusted)
+		return nil, fmt.Errorf("the answer is sealed by %s: %w", from, trust.ErrUntrusted)
 	}
-	m.Data, err = wire.Open(seal.Pair(), from, m.Data)
-	return err
+	return wire.Open(seal.Pair(), from, m.Data)
 }
 
-// refusal is the error that an answer is, as a *wire.Error.
-func refusal(m *nats.Msg) error {
+// refusal is the error that an answer with this body is, as a *wire.Error.
+func refusal(m *nats.Msg, body []byte) error {
 	if m.Header.Get(wire.HeaderErrorCode) == "" {
 		return nil
 	}
-	e, err := wire.DecodeError(m.Data)
+	e, err := wire.DecodeError(body)
 	if err != nil {
 		return err
 	}

@@ -23,10 +23,15 @@ import (
 // ErrContext: a folder or file that says nothing usable about a platform.
 var ErrContext = errors.New("not a Herald context")
 
+// ErrOlder: a platform document that is older than the one that is known. Somebody
+// may be showing what held before a key was taken away.
+var ErrOlder = errors.New("an older platform document than the one that was seen before")
+
 // maxContext bounds a context file; one has about 6 KiB.
 const maxContext = 1 << 20
 
-// Platform is what a client is given of a platform: all of it public.
+// Platform is what a client is given of a platform: all of it public. It does not
+// change; Update gives another.
 type Platform struct {
 	Operator *trust.Operator
 	Document *trust.Platform
@@ -42,6 +47,30 @@ func (p *Platform) WithClock(now func() time.Time) *Platform {
 	q := *p
 	q.now = now
 	return &q
+}
+
+// Token is the platform document as it was signed.
+func (p *Platform) Token() string { return p.document }
+
+// Update is the platform as a document says that auth.v1.info or anybody else showed:
+// p itself if that is the version that p has, another Platform if it is newer. An
+// older one is ErrOlder, one that is not this platform's trust.ErrUntrusted. What
+// counts first is the version's epoch, which takes the operator key to set.
+func (p *Platform) Update(document string) (*Platform, error) {
+	document = strings.TrimSpace(document)
+	doc, err := p.Operator.OpenPlatform(document)
+	if err != nil {
+		return nil, err
+	}
+	switch have, got := p.Document.Version, doc.Version; {
+	case got.Rank() < have.Rank():
+		return nil, fmt.Errorf("version %s, and version %s is known: %w", got, have, ErrOlder)
+	case got.Rank() == have.Rank():
+		return p, nil
+	}
+	q := *p
+	q.Document, q.document = doc, document
+	return &q, nil
 }
 
 // context is the one file that `nscsetup context export` writes. The guest's

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -32,6 +33,7 @@ type Config struct {
 	// The handlers may be nil. They run on goroutines of the session and must
 	// not block.
 	OnCredential func(Credential)                // a new one, also the first
+	OnPlatform   func(*Platform)                 // a newer document than Platform's was seen: keep it
 	OnConnection func(connected bool)            // lost, or back
 	OnError      func(*nats.Subscription, error) // what the server refused
 }
@@ -41,14 +43,15 @@ type Session struct {
 	Conn *nats.Conn
 
 	cfg    Config
-	urls   []string
+	urls   []string // the renewing goroutine's, once there is one
 	user   ident.UserKey
 	cancel context.CancelFunc
 	work   sync.WaitGroup
 
-	mu   sync.Mutex
-	cred Credential
-	kick chan struct{} // a server says that the credential has ended
+	mu       sync.Mutex
+	cred     Credential
+	platform *Platform
+	kick     chan struct{} // a server says that the credential has ended
 }
 
 // cachedLeft is how much life a cached credential must have left to be used.
@@ -65,7 +68,7 @@ func Connect(ctx context.Context, cfg Config) (*Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Session{cfg: cfg, urls: cfg.URLs, user: user, kick: make(chan struct{}, 1)}
+	s := &Session{cfg: cfg, urls: cfg.URLs, user: user, platform: cfg.Platform, kick: make(chan struct{}, 1)}
 	if len(s.urls) == 0 {
 		s.urls = cfg.Platform.Nearest(ctx, cfg.Region)
 	}
@@ -88,7 +91,7 @@ func (s *Session) cached(now time.Time) bool {
 	if s.cfg.Cached == "" {
 		return false
 	}
-	u, err := s.cfg.Platform.Document.VerifyUser(s.cfg.Cached, now)
+	u, err := s.Platform().Document.VerifyUser(s.cfg.Cached, now)
 	if err != nil || u.Key != s.user || u.Name != s.cfg.Wish.Name || u.Expires.Sub(now) < cachedLeft {
 		return false
 	}
@@ -98,12 +101,57 @@ func (s *Session) cached(now time.Time) bool {
 }
 
 func (s *Session) obtain(ctx context.Context) error {
-	c, err := s.cfg.Platform.Obtain(ctx, s.urls, s.cfg.Key, s.cfg.Wish)
+	c, err := s.Platform().Obtain(ctx, s.urls, s.cfg.Key, s.cfg.Wish)
 	if err != nil {
 		return err
 	}
+	s.learn(ctx, c.Platform)
 	s.adopt(c)
 	return nil
+}
+
+// Platform is what is known of the platform now: as it was given, or as a newer
+// document says that was seen since.
+func (s *Session) Platform() *Platform {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.platform
+}
+
+// learn takes what is newer than what is known.
+func (s *Session) learn(ctx context.Context, p *Platform) {
+	have := s.Platform()
+	if p == nil || p.Document.Version.Rank() <= have.Document.Version.Rank() {
+		return
+	}
+	s.mu.Lock()
+	s.platform = p
+	s.mu.Unlock()
+	s.cfg.Log.Info("the platform has a new document", "version", p.Document.Version.String(), "before", have.Document.Version.String())
+	if s.cfg.OnPlatform != nil {
+		s.cfg.OnPlatform(p)
+	}
+	if len(s.cfg.URLs) > 0 || slices.Equal(p.Document.URLs(ident.Region{}), have.Document.URLs(ident.Region{})) {
+		return
+	}
+	// Its servers are elsewhere: the connection goes there when it next has to.
+	s.urls = p.Nearest(ctx, s.cfg.Region)
+	if s.Conn != nil {
+		if err := s.Conn.SetServerPool(s.urls); err != nil {
+			s.cfg.Log.Warn("the connection does not know the new servers", "error", err)
+		}
+	}
+}
+
+// refresh asks what holds now. What is known goes on being used if nobody answers,
+// or only somebody who knows less.
+func (s *Session) refresh(ctx context.Context) {
+	p, err := s.Platform().Refresh(ctx, s.Conn)
+	if err != nil {
+		s.cfg.Log.Debug("no newer platform document", "error", err)
+		return
+	}
+	s.learn(ctx, p)
 }
 
 func (s *Session) adopt(c Credential) {
@@ -187,6 +235,7 @@ func (s *Session) hear(sub *nats.Subscription, err error) {
 // or, when that has ended already, as a guest once more.
 func (s *Session) renewLoop(ctx context.Context) {
 	backoff := firstRetry
+	s.refresh(ctx)
 	for {
 		c := s.Credential()
 		at := c.RenewAt
@@ -207,7 +256,9 @@ func (s *Session) renewLoop(ctx context.Context) {
 			continue
 		}
 		backoff = firstRetry
+		s.learn(ctx, next.Platform)
 		s.adopt(next)
+		s.refresh(ctx) // before the next line, which ends requests that are under way
 		// The server learns of the new JWT by a new connection only, and closes
 		// the old one at the end of the old JWT; so the moment is ours.
 		if err := s.Conn.ForceReconnect(); err != nil {
@@ -251,7 +302,7 @@ func (s *Session) renew(ctx context.Context, c Credential) (Credential, error) {
 			return next, err
 		}
 	}
-	return s.cfg.Platform.Obtain(ctx, s.urls, s.cfg.Key, s.cfg.Wish)
+	return s.Platform().Obtain(ctx, s.urls, s.cfg.Key, s.cfg.Wish)
 }
 
 // renewInside asks auth.v1.renew on the connection itself: the server tells the
@@ -264,11 +315,14 @@ func (s *Session) renewInside(ctx context.Context) (Credential, error) {
 		m.Data = wire.RenewRequest{TTL: s.cfg.Wish.TTL}.Encode()
 		return m, nil
 	}
+	known := knowledge{platform: s.Platform()}
 	err := ask(ctx, s.Conn, build, func(m *nats.Msg) (err error) {
-		if err := refusal(m); err != nil {
-			return err
-		}
-		next, err = s.cfg.Platform.accept(m.Data, s.user, s.cfg.Wish.Name)
+		next, err = known.believe(ctx, s.Conn, func(p *Platform) (Credential, error) {
+			if err := refusal(m, m.Data); err != nil {
+				return Credential{}, err
+			}
+			return p.accept(m.Data, s.user, s.cfg.Wish.Name)
+		})
 		return err
 	})
 	next.Took = time.Since(began)

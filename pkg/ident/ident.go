@@ -8,6 +8,9 @@
 package ident
 
 import (
+	"crypto/sha256"
+	"encoding/base32"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"strings"
@@ -131,7 +134,7 @@ type UserKey struct{ s string }
 
 // ParseUserKey accepts a public user nkey; its checksum is verified.
 func ParseUserKey(s string) (UserKey, error) {
-	if err := checkKey(s, "user key", "U", nkeys.IsValidPublicUserKey); err != nil {
+	if err := checkKey(s, "user key", nkeys.PrefixByteUser, "U"); err != nil {
 		return UserKey{}, err
 	}
 	return UserKey{s}, nil
@@ -154,7 +157,7 @@ type AccountKey struct{ s string }
 
 // ParseAccountKey accepts a public account nkey; its checksum is verified.
 func ParseAccountKey(s string) (AccountKey, error) {
-	if err := checkKey(s, "account key", "A", nkeys.IsValidPublicAccountKey); err != nil {
+	if err := checkKey(s, "account key", nkeys.PrefixByteAccount, "A"); err != nil {
 		return AccountKey{}, err
 	}
 	return AccountKey{s}, nil
@@ -179,7 +182,7 @@ type SealKey struct{ s string }
 
 // ParseSealKey accepts a public curve nkey; its checksum is verified.
 func ParseSealKey(s string) (SealKey, error) {
-	if err := checkKey(s, "curve key", "X", nkeys.IsValidPublicCurveKey); err != nil {
+	if err := checkKey(s, "curve key", nkeys.PrefixByteCurve, "X"); err != nil {
 		return SealKey{}, err
 	}
 	return SealKey{s}, nil
@@ -196,25 +199,124 @@ func (k SealKey) MarshalText() ([]byte, error) { return []byte(k.s), nil }
 // UnmarshalText implements encoding.TextUnmarshaler; see ParseSealKey.
 func (k *SealKey) UnmarshalText(b []byte) (err error) { *k, err = ParseSealKey(string(b)); return err }
 
-// Identity is who someone is, by the way they proved it: "open:U…" for someone
-// who proved nothing but to hold an nkey. Other kinds come with their proofs.
+// KeyID is the public id of an access key, "HK" and 18 characters of base32.
+type KeyID struct{ s string }
+
+// ParseKeyID accepts HK[A-Z2-7]{18}.
+func ParseKeyID(s string) (KeyID, error) {
+	if len(s) != 20 || !strings.HasPrefix(s, "HK") || !isBase32(s) {
+		return KeyID{}, invalid("key id", s, "HK and 18 characters of base32")
+	}
+	return KeyID{s}, nil
+}
+
+func (k KeyID) String() string { return k.s }
+
+// IsZero tells whether there is no id at all.
+func (k KeyID) IsZero() bool { return k.s == "" }
+
+// MarshalText implements encoding.TextMarshaler.
+func (k KeyID) MarshalText() ([]byte, error) { return []byte(k.s), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler; see ParseKeyID.
+func (k *KeyID) UnmarshalText(b []byte) (err error) { *k, err = ParseKeyID(string(b)); return err }
+
+// InviteID names an invitation without telling its code: the code's hash.
+type InviteID struct{ s string }
+
+// InviteOf gives the id of a code: 130 bits of SHA-256 of it, under a prefix of
+// its own, in lower-case base32.
+func InviteOf(code string) InviteID {
+	sum := sha256.Sum256([]byte("herald/v1/invite\n" + code))
+	return InviteID{strings.ToLower(base32.StdEncoding.EncodeToString(sum[:])[:26])}
+}
+
+// ParseInviteID accepts [a-z2-7]{26}.
+func ParseInviteID(s string) (InviteID, error) {
+	if len(s) != 26 || s != strings.ToLower(s) || !isBase32(strings.ToUpper(s)) {
+		return InviteID{}, invalid("invite id", s, "26 characters of lower-case base32")
+	}
+	return InviteID{s}, nil
+}
+
+func (i InviteID) String() string { return i.s }
+
+// IsZero tells whether there is no id at all.
+func (i InviteID) IsZero() bool { return i.s == "" }
+
+// MarshalText implements encoding.TextMarshaler.
+func (i InviteID) MarshalText() ([]byte, error) { return []byte(i.s), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler; see ParseInviteID.
+func (i *InviteID) UnmarshalText(b []byte) (err error) {
+	*i, err = ParseInviteID(string(b))
+	return err
+}
+
+// Identity is who someone is, by the way they proved it:
+//
+//	open:U…                     who proved nothing but to hold an nkey
+//	invite:U…                   who came with an invitation, by their nkey
+//	key:HK…                     a program with an access key
+//	oidc:<provider>:<subject>   who an identity provider vouches for
 type Identity struct{ kind, id string }
 
+// Kinds of identities.
+const (
+	KindOpen   = "open"
+	KindInvite = "invite"
+	KindKey    = "key"
+	KindOIDC   = "oidc"
+)
+
 // OpenIdentity is the identity of whoever holds the seed of k, and no more.
-func OpenIdentity(k UserKey) Identity { return Identity{"open", k.s} }
+func OpenIdentity(k UserKey) Identity { return Identity{KindOpen, k.s} }
+
+// InviteIdentity is the identity of whoever holds the seed of k and was invited.
+func InviteIdentity(k UserKey) Identity { return Identity{KindInvite, k.s} }
+
+// KeyIdentity is the identity of an access key's holder.
+func KeyIdentity(k KeyID) Identity { return Identity{KindKey, k.s} }
+
+// OIDCIdentity is the identity that a provider calls subject: 1 to 255 printable
+// characters of ASCII, the longest that OpenID Connect allows.
+func OIDCIdentity(provider Label, subject string) (Identity, error) {
+	if provider.IsZero() || len(subject) < 1 || len(subject) > 255 {
+		return Identity{}, invalid("subject of a provider", subject, "1 to 255 characters")
+	}
+	for i := range len(subject) {
+		if c := subject[i]; c < 0x20 || c > 0x7e {
+			return Identity{}, invalid("subject of a provider", subject, "printable ASCII")
+		}
+	}
+	return Identity{KindOIDC, provider.s + ":" + subject}, nil
+}
 
 // ParseIdentity accepts what Identity.String gives.
 func ParseIdentity(s string) (Identity, error) {
 	kind, id, _ := strings.Cut(s, ":")
 	switch kind {
-	case "open":
+	case KindOpen, KindInvite:
 		k, err := ParseUserKey(id)
 		if err != nil {
-			return Identity{}, fmt.Errorf("identity of kind open: %w", err)
+			return Identity{}, fmt.Errorf("identity of kind %s: %w", kind, err)
 		}
-		return OpenIdentity(k), nil
+		return Identity{kind, k.s}, nil
+	case KindKey:
+		k, err := ParseKeyID(id)
+		if err != nil {
+			return Identity{}, fmt.Errorf("identity of kind key: %w", err)
+		}
+		return KeyIdentity(k), nil
+	case KindOIDC:
+		provider, subject, _ := strings.Cut(id, ":")
+		p, err := ParseLabel(provider)
+		if err != nil {
+			return Identity{}, fmt.Errorf("identity of kind oidc: %w", err)
+		}
+		return OIDCIdentity(p, subject)
 	default:
-		return Identity{}, invalid("identity", s, "its kind must be open")
+		return Identity{}, invalid("identity", s, "its kind must be open, invite, key or oidc")
 	}
 }
 
@@ -231,6 +333,9 @@ func (i Identity) String() string {
 	return i.kind + ":" + i.id
 }
 
+// Token is the identity as one token of a NATS subject.
+func (i Identity) Token() string { return base64.RawURLEncoding.EncodeToString([]byte(i.String())) }
+
 // MarshalText implements encoding.TextMarshaler.
 func (i Identity) MarshalText() ([]byte, error) { return []byte(i.String()), nil }
 
@@ -240,13 +345,18 @@ func (i *Identity) UnmarshalText(b []byte) (err error) {
 	return err
 }
 
-func checkKey(s, what, prefix string, valid func(string) bool) error {
-	// Length and alphabet are checked first: nkeys decodes whatever it is given,
-	// passes over line ends, and looks at no length.
-	if len(s) != 56 || !strings.HasPrefix(s, prefix) || !isBase32(s) || !valid(s) {
-		return invalid(what, s, "56 characters of base32 that begin with "+prefix+" and end with their checksum")
+// checkKey accepts a public nkey in its one spelling. nkeys looks at no length, passes
+// over line ends, and masks the lowest bits of the byte that says the kind: with it
+// one key had eight spellings, each of them an identity of its own.
+func checkKey(s, what string, prefix nkeys.PrefixByte, letter string) error {
+	if len(s) == 56 && strings.HasPrefix(s, letter) && isBase32(s) {
+		if raw, err := nkeys.Decode(prefix, []byte(s)); err == nil {
+			if one, err := nkeys.Encode(prefix, raw); err == nil && string(one) == s {
+				return nil
+			}
+		}
 	}
-	return nil
+	return invalid(what, s, "56 characters of base32 that begin with "+letter+" and end with their checksum")
 }
 
 func isBase32(s string) bool {

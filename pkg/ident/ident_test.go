@@ -2,6 +2,8 @@ package ident_test
 
 import (
 	"encoding"
+	"encoding/base32"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -54,7 +56,7 @@ func kinds() []kind {
 	return []kind{
 		kindOf("name", ident.ParseName), kindOf("region", ident.ParseRegion), kindOf("label", ident.ParseLabel),
 		kindOf("user key", ident.ParseUserKey), kindOf("account key", ident.ParseAccountKey), kindOf("seal key", ident.ParseSealKey),
-		kindOf("identity", ident.ParseIdentity),
+		kindOf("identity", ident.ParseIdentity), kindOf("key id", ident.ParseKeyID), kindOf("invite id", ident.ParseInviteID),
 	}
 }
 
@@ -231,27 +233,137 @@ func TestKeysWithLineEnds(t *testing.T) {
 	}
 }
 
-func TestIdentities(t *testing.T) {
-	k := find(t, "identity")
-	pub := public(t, nkeys.PrefixByteUser)
-	check(t, k, "open:"+pub, true)
+func TestKeyIDs(t *testing.T) {
+	k := find(t, "key id")
+	for _, s := range []string{"HKABCDEFGHIJKLMNOPQR", "HK234567234567234567", "HKHKHKHKHKHKHKHKHKHK"} {
+		check(t, k, s, true)
+	}
 	for _, s := range []string{
-		pub, "open", "open:", ":" + pub, "Open:" + pub, "open::" + pub, "open:" + pub + ":", "open:" + pub + "\n", "oidc:google:x", "open:*",
-		"open:" + public(t, nkeys.PrefixByteAccount), " open:" + pub,
+		"HK", "HKABCDEFGHIJKLMNOPQ", "HKABCDEFGHIJKLMNOPQRS", "hkABCDEFGHIJKLMNOPQR", "HKabcdefghijklmnopqr", "KHABCDEFGHIJKLMNOPQR",
+		"HK0BCDEFGHIJKLMNOPQR", "HK1BCDEFGHIJKLMNOPQR", "HK8BCDEFGHIJKLMNOPQR", "HKABCDEFGHIJKLMNOPQ\n", "HKABCDEFGHIJKLMNOPQ=", "HKABCDEFGH.JKLMNOPQR",
+		"AHKBCDEFGHIJKLMNOPQR",
 	} {
 		check(t, k, s, false)
 	}
+}
+
+func TestInviteIDs(t *testing.T) {
+	k := find(t, "invite id")
+	for _, s := range []string{strings.Repeat("a", 26), "abcdefghijklmnopqrstuvwxyz", strings.Repeat("27", 13)} {
+		check(t, k, s, true)
+	}
+	for _, s := range []string{
+		strings.Repeat("a", 25), strings.Repeat("a", 27), strings.Repeat("A", 26), strings.Repeat("a", 25) + "A", strings.Repeat("a", 25) + "1",
+		strings.Repeat("a", 25) + "0", strings.Repeat("a", 25) + "8", strings.Repeat("a", 25) + "\n", strings.Repeat("a", 25) + "=", strings.Repeat("a.", 13),
+		strings.Repeat("é", 13),
+	} {
+		check(t, k, s, false)
+	}
+	// Registrars of all versions must give a code one id: these are fixed.
+	for code, want := range map[string]string{
+		"": "6qorsmvgw66qqvteftulb6dfor", "HI-ABCD": "lhnj2whnsaobmpouwyp6p6p3bm", "hi-abcd": "ocqmnoms53waw2cnwejnqlkdm2",
+	} {
+		i := ident.InviteOf(code)
+		if i.String() != want || i.IsZero() {
+			t.Errorf("the id of %q is %s, want %s", code, i, want)
+		}
+		check(t, k, i.String(), true)
+	}
+}
+
+func TestIdentities(t *testing.T) {
+	k := find(t, "identity")
+	pub, key := public(t, nkeys.PrefixByteUser), "HKABCDEFGHIJKLMNOPQR"
+	long := strings.Repeat("s", 255)
+	for _, s := range []string{
+		"open:" + pub, "invite:" + pub, "key:" + key, "oidc:google:1234567890", "oidc:g:x", "oidc:Corp_1-x:a:b:c", "oidc:corp:auth0|5f7c8ec7c33c6c004bbafe82",
+		"oidc:corp:ann@example.com", "oidc:corp: ", "oidc:corp:*", "oidc:corp::", "oidc:corp:" + long,
+	} {
+		check(t, k, s, true)
+	}
+	for _, s := range []string{
+		pub, "open", "open:", ":" + pub, "Open:" + pub, "open::" + pub, "open:" + pub + ":", "open:" + pub + "\n", "open:*",
+		"open:" + public(t, nkeys.PrefixByteAccount), " open:" + pub, "open:" + key,
+		"invite", "invite:", "invite:" + key, "invite:" + public(t, nkeys.PrefixByteAccount), "invite:" + pub + ":",
+		"key", "key:", "key:" + pub, "key:" + key + ":", "key:" + strings.ToLower(key), "KEY:" + key, "access_key:" + key,
+		"oidc", "oidc:", "oidc:google", "oidc:google:", "oidc::x", "oidc::", "oidc:goo gle:x", "oidc:goo.gle:x", "OIDC:google:x",
+		"oidc:google:" + long + "s", "oidc:google:a\x00", "oidc:google:a\n", "oidc:google:\x7f", "oidc:google:é", "oidc:google:\x1b[2J", "oidc:google:\xff",
+		"oidc:" + strings.Repeat("p", 33) + ":x", "guest:" + pub,
+	} {
+		check(t, k, s, false)
+	}
+	if (ident.Identity{}).String() != "" || !(ident.Identity{}).IsZero() || (ident.Identity{}).Kind() != "" {
+		t.Error("the zero identity is somebody")
+	}
+}
+
+// TestIdentityKinds: what makes an identity and what reads it agree, and no two
+// kinds are one.
+func TestIdentityKinds(t *testing.T) {
+	pub := public(t, nkeys.PrefixByteUser)
 	u, err := ident.ParseUserKey(pub)
 	if err != nil {
 		t.Fatal(err)
 	}
-	i := ident.OpenIdentity(u)
-	if i.Kind() != "open" || i.IsZero() || i.String() != "open:"+pub {
-		t.Errorf("%s %s", i.Kind(), i)
+	key, err := ident.ParseKeyID("HKABCDEFGHIJKLMNOPQR")
+	if err != nil {
+		t.Fatal(err)
 	}
-	if (ident.Identity{}).String() != "" || !(ident.Identity{}).IsZero() {
-		t.Error("the zero identity is somebody")
+	google, err := ident.ParseLabel("google")
+	if err != nil {
+		t.Fatal(err)
 	}
+	ann, err := ident.OIDCIdentity(google, "ann")
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := map[ident.Identity]bool{}
+	for text, i := range map[string]ident.Identity{
+		"open:" + pub: ident.OpenIdentity(u), "invite:" + pub: ident.InviteIdentity(u), "key:" + key.String(): ident.KeyIdentity(key), "oidc:google:ann": ann,
+	} {
+		kind, _, _ := strings.Cut(text, ":")
+		if i.Kind() != kind || i.IsZero() || i.String() != text {
+			t.Errorf("%s: %s %s", text, i.Kind(), i)
+		}
+		if back, err := ident.ParseIdentity(text); err != nil || back != i {
+			t.Errorf("%s is read as %s, %v", text, back, err)
+		}
+		seen[i] = true
+	}
+	if len(seen) != 4 {
+		t.Errorf("%d identities of 4 kinds", len(seen))
+	}
+	for what, tc := range map[string]struct {
+		provider ident.Label
+		subject  string
+	}{
+		"no provider": {ident.Label{}, "ann"}, "no subject": {google, ""}, "too long a subject": {google, strings.Repeat("a", 256)},
+		"a line end": {google, "a\n"}, "another script": {google, "анна"},
+	} {
+		if i, err := ident.OIDCIdentity(tc.provider, tc.subject); !errors.Is(err, ident.ErrInvalid) || !i.IsZero() {
+			t.Errorf("%s: %s, %v", what, i, err)
+		}
+	}
+}
+
+// An identity's token is one token of a subject, whatever a provider calls its
+// people, and no two identities have one.
+func TestIdentityTokens(t *testing.T) {
+	subject := rapid.StringMatching(`[ -~]{1,40}`)
+	provider := rapid.StringMatching(`[A-Za-z0-9_-]{1,4}`)
+	draw := func(r *rapid.T, who string) ident.Identity {
+		i, err := ident.ParseIdentity("oidc:" + provider.Draw(r, who+"'s provider") + ":" + subject.Draw(r, who))
+		if err != nil {
+			r.Fatal(err)
+		}
+		return i
+	}
+	rapid.Check(t, func(r *rapid.T) {
+		a, b := draw(r, "a"), draw(r, "b")
+		if (a == b) != (a.Token() == b.Token()) || a.Token() == "" || strings.ContainsAny(a.Token(), ".*> =\t") {
+			r.Fatalf("%s %s: %s %s", a, b, a.Token(), b.Token())
+		}
+	})
 }
 
 // Zero values are what JSON leaves where a member is missing; none may be read back.
@@ -319,6 +431,7 @@ func TestTokens(t *testing.T) {
 
 func FuzzParse(f *testing.F) {
 	for _, s := range append(strange(), "alice", "a.b", "ams", "CHAT", "open:U", "open:UAB2CB576PHBBPQ5ODORRZ2LYCMWPZGWGCN2KDK7DXOIMZASKUY3RLKK",
+		"HKABCDEFGHIJKLMNOPQR", "key:HKABCDEFGHIJKLMNOPQR", "oidc:google:a:b", "abcdefghijklmnopqrstuvwxyz",
 		"UAB2CB576PHBBPQ5ODORRZ2LYCMWPZGWGCN2KDK7DXOIMZASKUY3RLKK", "XA2YA4WWGZMIBUNO5IZJVX4REE4DQUPNEGRI4O3V5FS5BUWNCZRFI2LE") {
 		f.Add(s)
 	}
@@ -331,9 +444,52 @@ func FuzzParse(f *testing.F) {
 			if err != nil {
 				continue
 			}
-			if strings.ContainsAny(s, " *>\t\r\n\x00") || len(s) > 61 {
+			longest, never := 63, " *>\t\r\n\x00" // "invite:" and an nkey
+			if k.name == "identity" && strings.HasPrefix(s, "oidc:") {
+				longest, never = len("oidc::")+32+255, "\t\r\n\x00"
+			}
+			if strings.ContainsAny(s, never) || len(s) > longest {
 				t.Fatalf("%s %q is accepted", k.name, s)
 			}
 		}
 	})
+}
+
+// One key is one identity: nkeys decodes eight spellings of each, and only one is its
+// own.
+func TestKeysHaveOneSpelling(t *testing.T) {
+	for kind, c := range map[nkeys.PrefixByte]func(string) error{
+		nkeys.PrefixByteUser:    func(s string) error { _, err := ident.ParseUserKey(s); return err },
+		nkeys.PrefixByteAccount: func(s string) error { _, err := ident.ParseAccountKey(s); return err },
+		nkeys.PrefixByteCurve:   func(s string) error { _, err := ident.ParseSealKey(s); return err },
+	} {
+		raw := make([]byte, 32)
+		raw[5] = 7
+		for low := range 8 {
+			data := append([]byte{byte(kind) | byte(low)}, raw...)
+			data = binary.LittleEndian.AppendUint16(data, crc16(data))
+			s := base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(data)
+			if _, err := nkeys.Decode(kind, []byte(s)); err != nil {
+				t.Fatalf("%s: nkeys does not decode it: nothing is tested: %v", s, err)
+			}
+			if err := c(s); (err == nil) != (low == 0) {
+				t.Errorf("%s: %v", s, err)
+			}
+		}
+	}
+}
+
+// crc16 is nkeys' checksum: CRC-16/XMODEM.
+func crc16(data []byte) (crc uint16) {
+	for _, b := range data {
+		crc ^= uint16(b) << 8
+		for range 8 {
+			if crc&0x8000 != 0 {
+				crc = crc<<1 ^ 0x1021
+			} else {
+				crc <<= 1
+			}
+		}
+	}
+	return crc
 }

@@ -47,7 +47,9 @@ func New(keys ...RoleKey) *Issuer {
 // Credential is a minted user JWT.
 type Credential struct {
 	JWT     string
+	ID      string // the JWT's jti
 	Account ident.AccountKey
+	Issued  time.Time
 	Expires time.Time
 	RenewAt time.Time
 }
@@ -75,7 +77,7 @@ func (i *Issuer) Mint(g policy.Grant, user ident.UserKey, now time.Time, random 
 	}
 	life := time.Duration(exp-iat) * time.Second
 	return Credential{
-		JWT: token, Account: k.AccountKey, Expires: time.Unix(exp, 0),
+		JWT: token, ID: c.ID, Account: k.AccountKey, Issued: time.Unix(iat, 0), Expires: time.Unix(exp, 0),
 		RenewAt: now.Add(time.Duration((0.7 + 0.1*random) * float64(life))),
 	}, nil
 }

@@ -1,87 +1,113 @@
-// Package ledger is what the platform knows and by which rules it decides: in
-// this version, whose a name is. The rules are pure functions; the stores
-// behind them are in memory/ and jetstream/, and ledgertest/ holds both to one
-// behaviour. It connects to nothing.
+// Package ledger is what the platform knows and by which rules it decides.
+//
+// Its unit is the entry: one signed statement about one key, such as "name.alice",
+// with a version. Of two entries about one key the one that Beats the other holds,
+// and that is a total order; so whoever has seen the same entries, in whatever
+// order and however often, knows the same. There are two classes of keys:
+//
+//   - Decided in home: names, invites, access keys, base claims of accounts, the
+//     platform document. Home's registrars alone write them, by compare-and-set.
+//   - Written anywhere: revocations and suspensions. Every region writes its own,
+//     also when it is cut off; nobody has to be asked.
+//
+// Here are the rules, as functions of what is stored, and the small interfaces to
+// where it is stored; what readers hold in memory (Projection) and how they keep up
+// (Follower). The stores are in memory/ and jetstream/, held to one behaviour by
+// ledgertest/; diskcopy/ is a projection's sealed copy on a disk. This package connects
+// to nothing, reads no file and no clock.
 package ledger
 
 import (
 	"context"
 	"errors"
-	"fmt"
-	"time"
-
-	"github.com/herald-nats/herald/internal/wait"
-	"github.com/herald-nats/herald/pkg/ident"
-	"github.com/herald-nats/herald/pkg/trust"
 )
 
-// Errors that the stores and the rules give.
+// Errors that the stores and the rules give; all others wrap one of them or say
+// that something of ours is wrong.
 var (
-	// ErrNotFound: the name has no entry.
-	ErrNotFound = errors.New("no such name")
+	// ErrNotFound: there is no entry with that key.
+	ErrNotFound = errors.New("the ledger has no such entry")
 	// ErrConflict: somebody wrote the entry since it was read; read and decide again.
 	ErrConflict = errors.New("changed by another writer")
-	// ErrTaken: another identity has the name.
-	ErrTaken = errors.New("the name is another identity's")
 	// ErrUnavailable: the store cannot be reached or has no quorum. Whether a
-	// write was stored is then unknown; claims are idempotent, so ask again.
+	// write was stored is then unknown. All decisions are idempotent: ask again.
 	ErrUnavailable = errors.New("the ledger cannot be reached")
+	// ErrDamaged: what is stored is no entry that belongs there: cut off, altered,
+	// unsigned, signed by a stranger, or about another key.
+	ErrDamaged = errors.New("an entry that is not believed")
+	// ErrAhead: the entry is dated further ahead than clocks may differ.
+	ErrAhead = errors.New("an entry from the future")
+	// ErrLost: the store has less than was seen before.
+	ErrLost = errors.New("the ledger has lost an entry")
+	// ErrTaken: another identity holds the name.
+	ErrTaken = errors.New("the name is another identity's")
+	// ErrResting: the name was another identity's until lately.
+	ErrResting = errors.New("the name rests before somebody else may have it")
+	// ErrSpent: the invitation was used as often as it may be.
+	ErrSpent = errors.New("the invitation is used up")
+	// ErrExpired: the invitation's time is over.
+	ErrExpired = errors.New("the invitation is over")
+	// ErrOld: the statement is no newer than what holds.
+	ErrOld = errors.New("not newer than what the ledger has")
 )
 
-// NameStore keeps one signed entry (trust.NameEntry as a JWT) for each name.
-// It believes nothing and verifies nothing: who reads an entry verifies it.
-// Implementations are safe for concurrent use by any number of processes.
-type NameStore interface {
-	// Name gives the entry and its revision as one replica has it, which may
-	// be a moment behind the last write; PutName's comparison is what decides.
-	// ErrNotFound, ErrUnavailable.
-	Name(ctx context.Context, name ident.Name) (entry string, revision uint64, err error)
-	// PutName writes the entry if its revision is still the given one, 0 being
-	// that there is none. When it returns nil, a quorum has the entry on disk.
-	// ErrConflict if it has changed, ErrUnavailable.
-	PutName(ctx context.Context, name ident.Name, entry string, revision uint64) error
+// DecisionStore holds what is decided in home: one entry for each key, replaced by
+// compare-and-set. It verifies nothing; who reads an entry opens it.
+//
+// Durability: when Put returns nil a quorum has the entry on disk. Order: the
+// writes to one key are linearizable, and revisions of one key only grow; nothing
+// is promised between keys. Concurrency: any number of processes. A context that
+// ends makes either method return an error that wraps ErrUnavailable.
+type DecisionStore interface {
+	// Get gives the entry's token and its revision as the store's leader has it,
+	// hence with the caller's own last write. ErrNotFound, ErrUnavailable.
+	Get(ctx context.Context, key Key) (token string, revision uint64, err error)
+	// Put writes the entry if its revision is still the given one, 0 being that
+	// there is none. ErrConflict if it has changed; ErrUnavailable, after which the
+	// entry may have been written or not, or may yet be.
+	Put(ctx context.Context, key Key, token string, revision uint64) error
 }
 
-// Sign signs a decision as this platform's registrar.
-type Sign func(trust.NameEntry) (string, error)
+// DenialStore holds what one region wrote: revocations and suspensions.
+//
+// Durability: when Append returns nil a quorum of the region has the entry on disk.
+// Order: none is needed. An entry that is appended twice is there once. Later
+// entries about one key replace earlier ones, whatever their versions: the caller
+// appends only what beats the entries that it knows.
+type DenialStore interface {
+	// Append writes an entry. ErrUnavailable, after which it may have been written.
+	Append(ctx context.Context, key Key, token string) error
+}
 
-// ClaimName gives name to id unless it is another's. Of two that claim at the
-// same moment one gets it, by compare-and-set. Claiming what one has is no
-// change and answers the entry that is there, so a repeated request is safe.
-func ClaimName(ctx context.Context, s NameStore, op *trust.Operator, sign Sign, name ident.Name, id ident.Identity, nonce string, now time.Time) (string, error) {
-	// A conflict means that another writer decided. What it decided is found
-	// at the next look, or at the one after it where the replica that answers
-	// is behind; more in a row than that takes is no conflict but a fault.
-	for try := range 6 {
-		token, _, err := s.Name(ctx, name)
-		switch {
-		case err == nil:
-			held, err := op.OpenName(name, token)
-			if err != nil {
-				return "", fmt.Errorf("the entry of %s: %w", name, err)
-			}
-			if held.Identity != id {
-				return "", ErrTaken
-			}
-			return token, nil
-		case !errors.Is(err, ErrNotFound):
-			return "", fmt.Errorf("looking up %s: %w", name, err)
-		}
-		entry, err := sign(trust.NameEntry{Name: name, Identity: id, Claimed: now.Unix(), Nonce: nonce})
-		if err != nil {
-			return "", fmt.Errorf("signing the entry of %s: %w", name, err)
-		}
-		err = s.PutName(ctx, name, entry, 0)
-		if errors.Is(err, ErrConflict) {
-			if err := wait.For(ctx, 10*time.Millisecond<<try); err != nil {
-				return "", fmt.Errorf("%w: %w", ErrUnavailable, err)
-			}
-			continue
-		}
-		if err != nil {
-			return "", fmt.Errorf("claiming %s: %w", name, err)
-		}
-		return entry, nil
-	}
-	return "", fmt.Errorf("claiming %s: %w", name, ErrConflict)
+// RecordStore holds records of what was issued in one region.
+//
+// Durability: when Append returns nil a quorum of the region has the record on disk.
+// Order: as appended by one caller. A record that is appended again within two
+// minutes, as its ID tells, is there once.
+type RecordStore interface {
+	// Append writes a record. ErrUnavailable, after which it may have been written.
+	Append(ctx context.Context, r Record) error
+}
+
+// Stored is an entry or a record as a Source has it.
+type Stored struct {
+	// Subject is the key that it is stored under; for a record, its region and issuer.
+	Subject string
+	// Data is the entry's token, or the record as JSON.
+	Data string
+	// Seq is its position in the source, from 1.
+	Seq uint64
+}
+
+// Source is a store as those read it who follow it. Positions only grow; of several
+// entries about one key a source may have the last one only.
+//
+// What it gives is what one replica has, which may be a moment behind. It needs no
+// quorum, no consumer and no leader.
+type Source interface {
+	// Read gives what is after a position, oldest first, at most limit of it and
+	// nothing at the end. ErrUnavailable.
+	Read(ctx context.Context, after uint64, limit int) ([]Stored, error)
+	// Last is the position of the newest, 0 if there is nothing. ErrUnavailable.
+	Last(ctx context.Context) (uint64, error)
 }

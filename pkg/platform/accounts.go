@@ -9,22 +9,26 @@ import (
 
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/keystore"
+	"github.com/herald-nats/herald/pkg/policy"
 	"github.com/herald-nats/herald/pkg/subject"
 	"github.com/herald-nats/herald/pkg/trust"
 )
 
 // Names of accounts.
 const (
-	System = "SYS"
-	Ledger = "LEDGER"
-	Auth   = "AUTH"
-	Guest  = "GUEST"
-	ChatIn = "CHAT"
+	System  = "SYS"
+	Ledger  = "LEDGER"
+	Readers = "READERS"
+	Auth    = "AUTH"
+	Guest   = "GUEST"
+	ChatIn  = "CHAT"
 )
 
 // Names of roles.
 const (
 	RoleRegistrar = "registrar"
+	RoleHome      = "home"
+	RoleReader    = "reader"
 	RoleSetup     = "setup"
 	RoleIssuer    = "issuer"
 	RoleGuest     = "guest"
@@ -64,6 +68,9 @@ type wants struct {
 // own, and services may publish to nothing else (never allow_responses).
 func accounts(f *File) []account {
 	room := f.Chat.Room
+	// The streams of a region: what holds, and with the records everything.
+	whatHolds := []func(ident.Region) string{subject.MirrorStream, subject.DenialsStream}
+	everything := append(slices.Clone(whatHolds), subject.RecordsStream)
 	return []account{
 		{
 			name: System,
@@ -80,35 +87,65 @@ func accounts(f *File) []account {
 			name: Ledger, jetstream: true,
 			roles: []role{
 				{
+					// Of every region. Beside streams a right to ask is a right to
+					// write: the empty 404 of a direct get, with a reply of
+					// $JS.API.STREAM.DELETE.<stream>, deletes one. So registrars ask
+					// nothing here (they read in READERS), and nothing that they
+					// publish is answered: the streams of denials have NoAck.
 					name: RoleRegistrar,
-					// No direct get: its 404 has no body, and with the reply
-					// $JS.API.STREAM.DELETE.KV_names that deletes the stream.
-					pub: []string{subject.ImportedReplies, subject.NamesKeys, subject.NamesInfo, subject.NamesRead},
-					sub: []string{subject.HomeAll, subject.AdminAll, subject.ServiceInbox},
+					pub:  []string{subject.ImportedReplies, subject.OwnDenials, subject.LiveAll, subject.PeersAll},
+					sub:  []string{subject.AdminAll, subject.OwnPeers, subject.EveryPeer, subject.ServiceInbox},
+				},
+				{
+					// Of home's registrars, who decide. What it asks is answered with
+					// acknowledgements and entries: never with nothing, which deletes.
+					name: RoleHome,
+					pub:  []string{subject.ImportedReplies, subject.Decisions, subject.DecisionsRead},
+					sub:  []string{subject.HomeAll, subject.ServiceInbox},
 				},
 				{
 					name: RoleSetup,
-					pub:  []string{subject.NamesInfo, subject.NamesCreate, subject.NamesUpdate},
-					sub:  []string{subject.ServiceInbox},
+					pub: []string{
+						subject.StreamCreate, subject.StreamUpdate, subject.StreamInfo,
+						subject.Decisions, subject.DecisionsRead,
+					},
+					sub: []string{subject.ServiceInbox},
 				},
 			},
-			exports: []*jwt.Export{
-				service("claims of names", subject.HomeClaim, jwt.ResponseTypeSingleton),
-				service("redemption of invites", subject.HomeRedeem, jwt.ResponseTypeSingleton),
-				service("reading of names", subject.NamesGet, jwt.ResponseTypeStream),
-				service("batched reading of names", subject.NamesGetAny, jwt.ResponseTypeStream),
-				service("records of issuers", subject.AuditExport, jwt.ResponseTypeSingleton),
-				{Name: "news of the ledger", Subject: subject.LedgerNewsExport, Type: jwt.Stream},
-			},
+			exports: append(
+				[]*jwt.Export{
+					service("claims of names", subject.HomeClaim, jwt.ResponseTypeSingleton),
+					service("redemption of invites", subject.HomeRedeem, jwt.ResponseTypeSingleton),
+					service("records of issuers", subject.AuditExport, jwt.ResponseTypeSingleton),
+					{Name: "news of the ledger", Subject: subject.LedgerNewsExport, Type: jwt.Stream},
+					{Name: "news of records", Subject: subject.RecordNewsAll, Type: jwt.Stream},
+				},
+				gets(f, everything...)...,
+			),
+		},
+		{
+			// Registrars read here, by import like issuers, because in an account with
+			// streams they must not ask; and not in AUTH, because records are none of
+			// issuers' business. What arrives here is believed for its signature.
+			name: Readers,
+			roles: []role{{
+				name: RoleReader,
+				pub:  getSubjects(f, everything...),
+				sub:  []string{subject.LedgerNews, subject.RecordNewsAll, subject.ServiceInbox},
+			}},
+			imports: append(
+				importsOf(Ledger, jwt.Service, getSubjects(f, everything...)...),
+				importsOf(Ledger, jwt.Stream, subject.LedgerNewsExport, subject.RecordNewsAll)...,
+			),
 		},
 		{
 			name: Auth,
 			roles: []role{{
 				name: RoleIssuer,
-				pub: []string{
-					subject.ImportedReplies, subject.Audit, subject.HomeClaim, subject.HomeRedeem,
-					subject.NamesGet, subject.NamesGetAny,
-				},
+				pub: append(
+					[]string{subject.ImportedReplies, subject.Audit, subject.HomeClaim, subject.HomeRedeem},
+					getSubjects(f, whatHolds...)...,
+				),
 				sub: []string{
 					subject.Info, subject.Issue, subject.Renew, subject.Callout,
 					subject.ServiceInfo, subject.LedgerNews, subject.ServiceInbox,
@@ -119,14 +156,11 @@ func accounts(f *File) []account {
 				service("issue of credentials", subject.Issue, jwt.ResponseTypeSingleton),
 				service("renewal of credentials", subject.Renew, jwt.ResponseTypeSingleton),
 			},
-			imports: []wants{
-				{Ledger, subject.HomeClaim, jwt.Service},
-				{Ledger, subject.HomeRedeem, jwt.Service},
-				{Ledger, subject.NamesGet, jwt.Service},
-				{Ledger, subject.NamesGetAny, jwt.Service},
-				{Ledger, subject.AuditExport, jwt.Service},
-				{Ledger, subject.LedgerNewsExport, jwt.Stream},
-			},
+			imports: slices.Concat(
+				importsOf(Ledger, jwt.Service, subject.HomeClaim, subject.HomeRedeem, subject.AuditExport),
+				importsOf(Ledger, jwt.Service, getSubjects(f, whatHolds...)...),
+				importsOf(Ledger, jwt.Stream, subject.LedgerNewsExport),
+			),
 		},
 		{
 			name: Guest,
@@ -135,10 +169,7 @@ func accounts(f *File) []account {
 				pub: []string{subject.Info, subject.Issue},
 				sub: []string{subject.UserInbox},
 			}},
-			imports: []wants{
-				{Auth, subject.Info, jwt.Service},
-				{Auth, subject.Issue, jwt.Service},
-			},
+			imports: importsOf(Auth, jwt.Service, subject.Info, subject.Issue),
 		},
 		{
 			name: ChatIn,
@@ -150,16 +181,42 @@ func accounts(f *File) []account {
 				},
 				sub: []string{subject.UserInbox, subject.Posts(room), subject.Online(room), subject.OwnDMs(room)},
 			}},
-			imports: []wants{
-				{Auth, subject.Info, jwt.Service},
-				{Auth, subject.Renew, jwt.Service},
-			},
+			imports: importsOf(Auth, jwt.Service, subject.Info, subject.Renew),
 		},
 	}
 }
 
 func service(name, subj string, response jwt.ResponseType) *jwt.Export {
 	return &jwt.Export{Name: name, Subject: jwt.Subject(subj), Type: jwt.Service, ResponseType: response}
+}
+
+// getSubjects are the direct gets of some streams of each region. Home's bucket itself
+// has none: what it has is read from home's mirror.
+func getSubjects(f *File, streams ...func(ident.Region) string) []string {
+	var out []string
+	for _, r := range f.Regions {
+		for _, of := range streams {
+			out = append(out, subject.DirectGet(of(r.Name)))
+		}
+	}
+	return out
+}
+
+// gets are their exports. A batch is many answers to one request.
+func gets(f *File, streams ...func(ident.Region) string) []*jwt.Export {
+	var out []*jwt.Export
+	for _, s := range getSubjects(f, streams...) {
+		out = append(out, service("reading by "+s, s, jwt.ResponseTypeStream))
+	}
+	return out
+}
+
+func importsOf(from string, kind jwt.ExportType, subjects ...string) []wants {
+	var out []wants
+	for _, s := range subjects {
+		out = append(out, wants{from, s, kind})
+	}
+	return out
 }
 
 // What public users may cost.
@@ -232,9 +289,13 @@ func (a account) claims(k *keys) (*jwt.AccountClaims, error) {
 	return c, nil
 }
 
-// document is the public part of the platform document.
-func document(f *File, k *keys) (*trust.Platform, error) {
-	p := &trust.Platform{Name: f.Name.String(), Operator: k.operator.Public(), Version: 1, Home: f.Home}
+// publicPart is the public part of the platform document, in its first version.
+func publicPart(f *File, k *keys, now time.Time) (*trust.Platform, error) {
+	p := &trust.Platform{Name: f.Name.String(), Operator: k.operator.Public(), Version: trust.Version{Epoch: 1, Number: 1}, Home: f.Home}
+	var err error
+	if p.EpochProof, err = trust.SignEpoch(k.operator, p.Version.Epoch, now); err != nil {
+		return nil, err
+	}
 	for _, r := range f.Regions {
 		seal, err := ident.ParseSealKey(k.regions[r.Name].Public())
 		if err != nil {
@@ -270,6 +331,31 @@ func document(f *File, k *keys) (*trust.Platform, error) {
 		p.Accounts = append(p.Accounts, acc)
 		if a.name == ChatIn {
 			p.Chat = trust.Chat{Account: name, Room: f.Chat.Room, Channels: f.Chat.Channels}
+		}
+	}
+	return p, nil
+}
+
+// offers are the roles that are on offer, to whom, and for how long.
+func offers(f *File) (policy.Policy, error) {
+	var p policy.Policy
+	for _, a := range accounts(f) {
+		for _, r := range a.roles {
+			if !r.open {
+				continue
+			}
+			account, err := ident.ParseLabel(a.name)
+			if err != nil {
+				return policy.Policy{}, err
+			}
+			name, err := ident.ParseLabel(r.name)
+			if err != nil {
+				return policy.Policy{}, err
+			}
+			p.Offers = append(p.Offers, policy.Offer{
+				Kind: ident.KindOpen, Account: account, Role: name,
+				Default: policy.Seconds(f.Credentials.Lifetime), Longest: policy.Seconds(f.Credentials.Longest),
+			})
 		}
 	}
 	return p, nil

@@ -58,20 +58,21 @@ func (p *Platform) accountKey(name string) (ident.AccountKey, error) {
 func (p *Platform) RenewServices(now time.Time) ([]string, error) {
 	var renewed []string
 	for _, r := range p.File.Regions {
-		for _, c := range []struct{ path, account, role string }{
-			{filepath.Join(p.Dir.Issuer(r.Name), AuthCreds), Auth, RoleIssuer},
-			{filepath.Join(p.Dir.Registrar(r.Name), LedgerCreds), Ledger, RoleRegistrar},
-			{filepath.Join(p.Dir.Registrar(r.Name), SystemCreds), System, RoleRegistrar},
-		} {
-			did, err := p.renewService(c.path, c.account, c.role, now)
+		all := []creds{{filepath.Join(p.Dir.Issuer(r.Name), AuthCreds), Auth, RoleIssuer}}
+		for _, c := range registrarCreds(p.File, r.Name) {
+			c.file = filepath.Join(p.Dir.Registrar(r.Name), c.file)
+			all = append(all, c)
+		}
+		for _, c := range all {
+			did, err := p.renewService(c.file, c.account, c.role, now)
 			if errors.Is(err, os.ErrNotExist) {
 				continue // given away: its holder keeps it
 			}
 			if err != nil {
-				return renewed, fmt.Errorf("renewing %s: %w", c.path, err)
+				return renewed, fmt.Errorf("renewing %s: %w", c.file, err)
 			}
 			if did {
-				renewed = append(renewed, c.path)
+				renewed = append(renewed, c.file)
 			}
 		}
 	}
@@ -120,9 +121,9 @@ func (p *Platform) renewService(path, account, role string, now time.Time) (bool
 	if err != nil {
 		return false, err
 	}
-	creds, err := credsFile(fresh, key)
+	data, err = credsFile(fresh, key)
 	if err != nil {
 		return false, err
 	}
-	return true, keystore.ReplaceSecret(path, creds)
+	return true, keystore.ReplaceSecret(path, data)
 }

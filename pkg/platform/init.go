@@ -18,6 +18,7 @@ import (
 
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/keystore"
+	"github.com/herald-nats/herald/pkg/ledger"
 	"github.com/herald-nats/herald/pkg/trust"
 )
 
@@ -88,7 +89,7 @@ func Init(ctx context.Context, dir string, s Spec, now time.Time) (*Platform, er
 	if err := os.Remove(stage); err != nil {
 		return nil, fmt.Errorf("tidying up: %w", err)
 	}
-	return Open(dir)
+	return open(dir, func() time.Time { return now })
 }
 
 // claimDir makes dir 0700, or accepts it if it is empty, and holds it until
@@ -213,11 +214,7 @@ func build(d Dir, f *File, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	platform, err := document(f, k)
-	if err != nil {
-		return err
-	}
-	doc, err := platform.Sign(k.signing["nscsetup"], now)
+	full, public, err := document(f, k, operator, now)
 	if err != nil {
 		return err
 	}
@@ -234,12 +231,12 @@ func build(d Dir, f *File, now time.Time) error {
 	}
 	root := func(dir string) {
 		w.secret(filepath.Join(dir, OperatorFile), []byte(operator+"\n"))
-		w.secret(filepath.Join(dir, DocumentFile), []byte(doc+"\n"))
+		w.secret(filepath.Join(dir, FullFile), []byte(full+"\n"))
 	}
 
 	// public/: the one folder that anyone may read.
 	w.public(filepath.Join(d.Public(), OperatorFile), []byte(operator+"\n"))
-	w.public(filepath.Join(d.Public(), DocumentFile), []byte(doc+"\n"))
+	w.public(filepath.Join(d.Public(), DocumentFile), []byte(public+"\n"))
 	w.public(filepath.Join(d.Public(), GuestFile), w.creds(k, Guest, RoleGuest, k.guest, "guest", "", now, 0))
 
 	for _, r := range f.Regions {
@@ -249,8 +246,9 @@ func build(d Dir, f *File, now time.Time) error {
 		dir := d.Registrar(r.Name)
 		root(dir)
 		w.key(filepath.Join(dir, SigningFile), k.signing[name])
-		w.newCreds(filepath.Join(dir, LedgerCreds), k, Ledger, RoleRegistrar, "registrar-"+name, name, now)
-		w.newCreds(filepath.Join(dir, SystemCreds), k, System, RoleRegistrar, "registrar-"+name, name, now)
+		for _, c := range registrarCreds(f, r.Name) {
+			w.newCreds(filepath.Join(dir, c.file), k, c.account, c.role, "registrar-"+name, name, now)
+		}
 		w.secret(filepath.Join(dir, ServiceFile), serviceFile("registrar", name))
 		for a, token := range jwts {
 			w.secret(filepath.Join(dir, "accounts", a+".jwt"), []byte(token))
@@ -271,6 +269,44 @@ func build(d Dir, f *File, now time.Time) error {
 	}
 	w.secret(d.File(), f.Render())
 	return w.err
+}
+
+// creds is a creds file of a service and whose it is.
+type creds struct{ file, account, role string }
+
+// registrarCreds are those of a region's registrars.
+func registrarCreds(f *File, region ident.Region) []creds {
+	c := []creds{{LedgerCreds, Ledger, RoleRegistrar}, {ReaderCreds, Readers, RoleReader}, {SystemCreds, System, RoleRegistrar}}
+	if region == f.Home {
+		c = append(c, creds{HomeCreds, Ledger, RoleHome})
+	}
+	return c
+}
+
+// document signs the platform document, and gives it and its public part.
+func document(f *File, k *keys, operator string, now time.Time) (full, public string, err error) {
+	part, err := publicPart(f, k, now)
+	if err != nil {
+		return "", "", err
+	}
+	pol, err := offers(f)
+	if err != nil {
+		return "", "", err
+	}
+	full, err = ledger.SignDocument(ledger.KeySigner{Key: k.signing["nscsetup"]}, part, pol, ledger.DefaultNameRules(), now)
+	if err != nil {
+		return "", "", err
+	}
+	// Nothing is written that would not be read.
+	op, err := trust.ParseOperator(operator)
+	if err != nil {
+		return "", "", err
+	}
+	d, err := openFull(op, full, func() time.Time { return now })
+	if err != nil {
+		return "", "", err
+	}
+	return full, d.PublicToken, nil
 }
 
 func (w *writer) issuer(dir string, f *File, k *keys, region string, now time.Time) {

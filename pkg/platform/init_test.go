@@ -17,10 +17,13 @@ import (
 
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/keystore"
+	"github.com/herald-nats/herald/pkg/ledger"
 	"github.com/herald-nats/herald/pkg/platform"
+	"github.com/herald-nats/herald/pkg/policy"
+	"github.com/herald-nats/herald/pkg/trust"
 )
 
-func now() time.Time { return time.Unix(1790000000, 0) }
+func now() time.Time { return time.Unix(1750000000, 0) }
 
 // initial makes a platform of two regions in a folder that is not there yet.
 func initial(t *testing.T) *platform.Platform {
@@ -115,7 +118,8 @@ func TestInit(t *testing.T) {
 	for dir, want := range map[string][]string{
 		d.Public():       {"guest.creds"},
 		d.Issuer(ams):    {"auth.creds", "region.nk", "roles/CHAT.member.nk"},
-		d.Registrar(sfo): {"ledger.creds", "signing.nk", "sys.creds"},
+		d.Registrar(ams): {"home.creds", "ledger.creds", "readers.creds", "signing.nk", "sys.creds"},
+		d.Registrar(sfo): {"ledger.creds", "readers.creds", "signing.nk", "sys.creds"},
 	} {
 		if got := seeds(dir); !slices.Equal(got, want) {
 			t.Errorf("secrets in %s: %v, want %v", dir, got, want)
@@ -134,8 +138,8 @@ func TestInit(t *testing.T) {
 		}
 		found[seed] = path
 	}
-	if p.Document.Version != 1 || p.Document.Operator != p.Operator.Key() || len(p.Accounts) != 5 {
-		t.Errorf("version %d, %d accounts", p.Document.Version, len(p.Accounts))
+	if p.Document.Version != (trust.Version{Epoch: 1, Number: 1}) || p.Document.Operator != p.Operator.Key() || len(p.Accounts) != 6 {
+		t.Errorf("version %s, %d accounts", p.Document.Version, len(p.Accounts))
 	}
 	first, err := p.Operator.VerifyAccount(p.Accounts[0])
 	if err != nil || first.Subject != p.Operator.System().String() {
@@ -147,6 +151,60 @@ func TestInit(t *testing.T) {
 		if err != nil || !p.Operator.Signs(k.Public()) {
 			t.Errorf("the registrar of %s: %v", r, err)
 		}
+	}
+}
+
+// TestDocument: services get the whole platform document, clients its public part,
+// and that is the same everywhere.
+func TestDocument(t *testing.T) {
+	p := initial(t)
+	d := p.Dir
+	ams, sfo := p.File.Regions[0].Name, p.File.Regions[1].Name
+	opener := ledger.Opener{Operator: p.Operator, Now: now}
+	for _, dir := range []string{d.Operator(), d.Issuer(ams), d.Issuer(sfo), d.Registrar(ams), d.Registrar(sfo)} {
+		data, err := os.ReadFile(filepath.Join(dir, platform.FullFile))
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		if got := strings.TrimSpace(string(data)); got != p.FullToken {
+			t.Errorf("%s has another document", dir)
+		}
+		if _, err := os.Stat(filepath.Join(dir, platform.DocumentFile)); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s has the public part as well: %v", dir, err)
+		}
+	}
+	e, err := opener.Open(ledger.PlatformKey().String(), p.FullToken)
+	if err != nil || e.Version != p.Document.Version.Rank() || !e.At.Equal(now()) {
+		t.Fatalf("%+v %v", e, err)
+	}
+	if _, err := os.Stat(filepath.Join(d.Public(), platform.FullFile)); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the policy is public: %v", err)
+	}
+	public, err := os.ReadFile(filepath.Join(d.Public(), platform.DocumentFile))
+	if err != nil || strings.TrimSpace(string(public)) != p.Full.PublicToken {
+		t.Errorf("public/ has another document than the ledger: %v", err)
+	}
+	if p.Document != p.Full.Public || p.Full.Names != ledger.DefaultNameRules() {
+		t.Errorf("%+v", p.Full)
+	}
+	chat, member := parse(t, ident.ParseLabel, "CHAT"), parse(t, ident.ParseLabel, "member")
+	want := []policy.Offer{{
+		Kind: "open", Account: chat, Role: member,
+		Default: policy.Seconds(p.File.Credentials.Lifetime), Longest: policy.Seconds(p.File.Credentials.Longest),
+	}}
+	if !slices.Equal(p.Full.Policy.Offers, want) {
+		t.Errorf("on offer: %+v", p.Full.Policy.Offers)
+	}
+	// What clients are told of lifetimes is what policy gives.
+	acc, _ := p.Document.Account(chat)
+	if o := acc.Roles[0].Open; o == nil || o.Default != int64(want[0].Default.Duration()/time.Second) || o.Longest != int64(want[0].Longest.Duration()/time.Second) {
+		t.Errorf("clients are told %+v", o)
+	}
+	// The operator key set the epoch, and no signing key did.
+	proof, err := jwt.DecodeGeneric(p.Document.EpochProof)
+	if err != nil || proof.Issuer != p.Operator.Key() {
+		t.Errorf("the epoch is set by %+v, %v", proof, err)
 	}
 }
 
@@ -267,6 +325,19 @@ func TestOpen(t *testing.T) {
 		}
 		return data
 	}
+	signed := func(q *platform.Platform, at time.Time) []byte {
+		t.Helper()
+		k, err := keystore.Load(filepath.Join(q.Dir.Operator(), "signing", "nscsetup.nk"), keystore.Operator)
+		if err != nil {
+			t.Fatal(err)
+		}
+		token, err := ledger.SignDocument(ledger.KeySigner{Key: k}, p.Document, p.Full.Policy, p.Full.Names, at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return []byte(token)
+	}
+	later, strange := signed(p, time.Now().AddDate(1, 0, 0)), signed(other, now())
 	for _, tc := range []struct {
 		what   string
 		path   string
@@ -287,12 +358,22 @@ func TestOpen(t *testing.T) {
 		{"an empty file", p.Dir.File(), replace("", ""), nil},
 		{"no platform file", p.Dir.File(), nil, platform.ErrNotPlatform},
 		{"no operator JWT", filepath.Join(p.Dir.Operator(), platform.OperatorFile), nil, platform.ErrNotPlatform},
-		{"no document", filepath.Join(p.Dir.Operator(), platform.DocumentFile), nil, platform.ErrNotPlatform},
+		{"no document", filepath.Join(p.Dir.Operator(), platform.FullFile), nil, platform.ErrNotPlatform},
+		{"the public part as the document", filepath.Join(p.Dir.Operator(), platform.FullFile), func([]byte) []byte {
+			return read(filepath.Join(p.Dir.Public(), platform.DocumentFile))
+		}, platform.ErrNotPlatform},
+		{"a document from next year", filepath.Join(p.Dir.Operator(), platform.FullFile), func([]byte) []byte { return later }, platform.ErrNotPlatform},
+		{"a document that a stranger signed", filepath.Join(p.Dir.Operator(), platform.FullFile), func([]byte) []byte { return strange }, platform.ErrNotPlatform},
+		{"an altered document", filepath.Join(p.Dir.Operator(), platform.FullFile), func(b []byte) []byte {
+			b = bytes.Clone(b)
+			b[len(b)/2] ^= 1
+			return b
+		}, platform.ErrNotPlatform},
 		{"another platform's operator", filepath.Join(p.Dir.Operator(), platform.OperatorFile), func([]byte) []byte {
 			return read(filepath.Join(other.Dir.Operator(), platform.OperatorFile))
 		}, platform.ErrNotPlatform},
-		{"another platform's document", filepath.Join(p.Dir.Operator(), platform.DocumentFile), func([]byte) []byte {
-			return read(filepath.Join(other.Dir.Operator(), platform.DocumentFile))
+		{"another platform's document", filepath.Join(p.Dir.Operator(), platform.FullFile), func([]byte) []byte {
+			return read(filepath.Join(other.Dir.Operator(), platform.FullFile))
 		}, platform.ErrNotPlatform},
 		{"another platform's account", filepath.Join(p.Dir.Operator(), "accounts", "CHAT.jwt"), func([]byte) []byte {
 			return read(filepath.Join(other.Dir.Operator(), "accounts", "CHAT.jwt"))
@@ -370,7 +451,7 @@ func TestRenewServices(t *testing.T) {
 		t.Errorf("a second before half of its life: %v %v", renewed, err)
 	}
 	renewed, err := p.RenewServices(half.Add(time.Second))
-	if err != nil || len(renewed) != 6 {
+	if err != nil || len(renewed) != 9 {
 		t.Fatalf("past half of its life: %v %v", renewed, err)
 	}
 	second, key2 := claims()
@@ -391,13 +472,25 @@ func TestRenewServices(t *testing.T) {
 		t.Errorf("at once again: %v %v", renewed, err)
 	}
 
+	for _, c := range []struct{ file, account, role string }{
+		{platform.LedgerCreds, platform.Ledger, platform.RoleRegistrar},
+		{platform.HomeCreds, platform.Ledger, platform.RoleHome},
+		{platform.ReaderCreds, platform.Readers, platform.RoleReader},
+		{platform.SystemCreds, platform.System, platform.RoleRegistrar},
+	} {
+		u, err := p.Document.VerifyUser(token(t, filepath.Join(p.Dir.Registrar(ams), c.file)), half.Add(platform.ServiceLife))
+		if err != nil || u.Account.String() != c.account || u.Role.String() != c.role {
+			t.Errorf("%s renewed is of %s/%s, %v", c.file, u.Account, u.Role, err)
+		}
+	}
+
 	// A part that was given away is its holder's to keep; one that others can
 	// read is an error.
 	if err := os.RemoveAll(p.Dir.Registrar(ams)); err != nil {
 		t.Fatal(err)
 	}
 	late := half.Add(platform.ServiceLife)
-	if renewed, err := p.RenewServices(late); err != nil || len(renewed) != 4 {
+	if renewed, err := p.RenewServices(late); err != nil || len(renewed) != 5 {
 		t.Errorf("with one part given away: %v %v", renewed, err)
 	}
 	if err := os.Chmod(path, 0o640); err != nil {

@@ -6,11 +6,14 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
+	"time"
 
 	"github.com/nats-io/jwt/v2"
 
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/keystore"
+	"github.com/herald-nats/herald/pkg/ledger"
 	"github.com/herald-nats/herald/pkg/trust"
 )
 
@@ -20,13 +23,16 @@ var ErrNotPlatform = errors.New("not a Herald platform folder")
 // Names of files in the folders of a platform.
 const (
 	OperatorFile = "operator.jwt"     // the root that each party is given
-	DocumentFile = "platform.jwt"     // the signed platform document
+	DocumentFile = "platform.jwt"     // the platform document's public part, for clients
+	FullFile     = "document.jwt"     // the platform document, for services
 	GuestFile    = "guest.creds"      // public: anyone may be this user
 	ServiceFile  = "provisioner.yaml" // what `provisioner run --config` reads
 	SealKeyFile  = "region.nk"
 	SigningFile  = "signing.nk"
 	AuthCreds    = "auth.creds" // #nosec G101 -- a file's name
 	LedgerCreds  = "ledger.creds"
+	HomeCreds    = "home.creds" // of home's registrars alone
+	ReaderCreds  = "readers.creds"
 	SystemCreds  = "sys.creds" // #nosec G101 -- a file's name
 )
 
@@ -68,13 +74,18 @@ type Platform struct {
 	Dir      Dir
 	File     *File
 	Operator *trust.Operator
-	Document *trust.Platform
-	Accounts []string // the account JWTs, verified; SYS is the first
+	Document *trust.Platform  // the public part of Full
+	Full     *ledger.Document // the platform document as a registrar puts it into the ledger
+	// FullToken is Full as it was signed.
+	FullToken string
+	Accounts  []string // the account JWTs, verified; SYS is the first
 }
 
 // Open reads a platform folder and verifies what is in it up to its operator.
 // A folder that is none is ErrNotPlatform; unreadable files keep their fs error.
-func Open(dir string) (*Platform, error) {
+func Open(dir string) (*Platform, error) { return open(dir, time.Now) }
+
+func open(dir string, now func() time.Time) (*Platform, error) {
 	d := Dir(dir)
 	data, err := os.ReadFile(d.File())
 	if errors.Is(err, fs.ErrNotExist) {
@@ -94,18 +105,33 @@ func Open(dir string) (*Platform, error) {
 	if p.Operator, err = trust.ParseOperator(op); err != nil {
 		return nil, fmt.Errorf("%s: %w: %w", d.Operator(), ErrNotPlatform, err)
 	}
-	doc, err := readPart(filepath.Join(d.Operator(), DocumentFile))
+	doc, err := readPart(filepath.Join(d.Operator(), FullFile))
 	if err != nil {
 		return nil, err
 	}
-	if p.Document, err = p.Operator.OpenPlatform(doc); err != nil {
+	p.FullToken = strings.TrimSpace(doc)
+	if p.Full, err = openFull(p.Operator, p.FullToken, now); err != nil {
 		return nil, fmt.Errorf("%s: %w: %w", d.Operator(), ErrNotPlatform, err)
 	}
+	p.Document = p.Full.Public
 	if err := p.agree(); err != nil {
 		return nil, err
 	}
 	p.Accounts, err = ReadAccounts(filepath.Join(d.Operator(), "accounts"), p.Operator)
 	return p, err
+}
+
+// openFull verifies a platform document as every reader of the ledger does.
+func openFull(op *trust.Operator, token string, now func() time.Time) (*ledger.Document, error) {
+	e, err := ledger.Opener{Operator: op, Now: now}.Open(ledger.PlatformKey().String(), token)
+	if err != nil {
+		return nil, err
+	}
+	d, ok := e.Body.(*ledger.Document)
+	if !ok {
+		return nil, fmt.Errorf("the platform document has a body of type %T", e.Body)
+	}
+	return d, nil
 }
 
 // ErrInvalidFile is wrapped around what Parse found.

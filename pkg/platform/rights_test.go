@@ -2,6 +2,7 @@ package platform_test
 
 import (
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -23,11 +24,9 @@ type rights struct {
 // tests in internal/rightstest change with it.
 func golden() map[string]rights {
 	const (
-		u      = "_INBOX_{{subject()}}.>"
-		i      = "_INBOX.svc.{{subject()}}.>"
-		get    = "$JS.API.DIRECT.GET.KV_names"
-		getOne = "$JS.API.DIRECT.GET.KV_names.$KV.names.>"
-		info   = "$JS.API.STREAM.INFO.KV_names"
+		u    = "_INBOX_{{subject()}}.>"
+		i    = "_INBOX.svc.{{subject()}}.>"
+		read = "$JS.API.STREAM.MSG.GET.KV_decisions"
 	)
 	return map[string]rights{
 		"GUEST/guest": {[]string{"auth.v1.info", "auth.v1.issue"}, []string{u}, true},
@@ -40,12 +39,22 @@ func golden() map[string]rights {
 			true,
 		},
 		"AUTH/issuer": {
-			[]string{"_R_.>", "audit.{{tag(region)}}.{{subject()}}", "auth.v1.home.claim", "auth.v1.home.redeem", get, getOne},
+			append([]string{"_R_.>", "audit.{{tag(region)}}.{{subject()}}", "auth.v1.home.claim", "auth.v1.home.redeem"}, gets()...),
 			[]string{"auth.v1.info", "auth.v1.issue", "auth.v1.renew", "auth.v1.callout", "$SRV.>", "ledger.{{tag(region)}}.>", i},
 			false,
 		},
-		"LEDGER/registrar": {[]string{"_R_.>", "$KV.names.>", info, "$JS.API.STREAM.MSG.GET.KV_names"}, []string{"auth.v1.home.*", "auth.v1.admin.*", i}, false},
-		"LEDGER/setup":     {[]string{info, "$JS.API.STREAM.CREATE.KV_names", "$JS.API.STREAM.UPDATE.KV_names"}, []string{i}, false},
+		"LEDGER/registrar": {
+			[]string{"_R_.>", "denials.{{tag(region)}}.>", "ledger.*.live.>", "peers.>"},
+			[]string{"auth.v1.admin.*", "peers.{{tag(region)}}.>", "peers.ALL.>", i},
+			false,
+		},
+		"LEDGER/home": {[]string{"_R_.>", "$KV.decisions.>", read}, []string{"auth.v1.home.*", i}, false},
+		"LEDGER/setup": {
+			[]string{"$JS.API.STREAM.CREATE.*", "$JS.API.STREAM.UPDATE.*", "$JS.API.STREAM.INFO.*", "$KV.decisions.>", read},
+			[]string{i},
+			false,
+		},
+		"READERS/reader": {append(gets(), records()...), []string{"ledger.{{tag(region)}}.>", "records.>", i}, false},
 		"SYS/registrar": {
 			[]string{
 				"$SYS.REQ.CLAIMS.UPDATE", "$SYS.REQ.ACCOUNT.*.CLAIMS.LOOKUP", "$SYS.REQ.SERVER.PING", "$SYS.REQ.SERVER.*.ACCOUNTZ",
@@ -55,6 +64,18 @@ func golden() map[string]rights {
 			false,
 		},
 	}
+}
+
+// gets are the direct gets of what holds, in the regions of these tests: home's
+// bucket, each region's mirror of it and its denials.
+func gets() []string {
+	const get = "$JS.API.DIRECT.GET."
+	return []string{get + "DECISIONS_ams", get + "DENIALS_ams", get + "DECISIONS_sfo", get + "DENIALS_sfo"}
+}
+
+// records are those of each region's records.
+func records() []string {
+	return []string{"$JS.API.DIRECT.GET.AUDIT_ams", "$JS.API.DIRECT.GET.AUDIT_sfo"}
 }
 
 func sorted(s []string) []string {
@@ -142,21 +163,14 @@ func TestRightsOfThePage(t *testing.T) {
 	row := regexp.MustCompile("(?m)^\\| `([A-Z]+/[a-z]+)` \\| (.*) \\| (.*) \\|$")
 	code := regexp.MustCompile("`([^`]+)`")
 	want := golden()
-	// What the page says in words.
-	words := strings.NewReplacer(
-		"the imported direct get of names", "`$JS.API.DIRECT.GET.KV_names`, `$JS.API.DIRECT.GET.KV_names.$KV.names.>`",
-		"`STREAM.INFO` and `STREAM.MSG.GET` of that bucket", "`$JS.API.STREAM.INFO.KV_names`, `$JS.API.STREAM.MSG.GET.KV_names`",
-		"`STREAM.INFO`, `STREAM.CREATE` and `STREAM.UPDATE` of that bucket",
-		"`$JS.API.STREAM.INFO.KV_names`, `$JS.API.STREAM.CREATE.KV_names`, `$JS.API.STREAM.UPDATE.KV_names`",
-	)
+	// What the page says once, before the table.
+	said := map[string][]string{"U": {"_INBOX_{{subject()}}.>"}, "I": {"_INBOX.svc.{{subject()}}.>"}, "G": gets(), "A": records()}
 	cell := func(s string) []string {
 		var out []string
-		for part := range strings.SplitSeq(words.Replace(s), ", ") {
-			switch part {
-			case "U":
-				part = "`_INBOX_{{subject()}}.>`"
-			case "I":
-				part = "`_INBOX.svc.{{subject()}}.>`"
+		for part := range strings.SplitSeq(s, ", ") {
+			if list, ok := said[part]; ok {
+				out = append(out, list...)
+				continue
 			}
 			m := code.FindStringSubmatch(part)
 			if m == nil {
@@ -164,8 +178,10 @@ func TestRightsOfThePage(t *testing.T) {
 				continue
 			}
 			s := strings.Replace(m[1], "chat.R.", "chat.KUBECON.", 1)
-			s = strings.Replace(s, "audit.r.", "audit.{{tag(region)}}.", 1)
-			out = append(out, strings.Replace(s, "ledger.r.", "ledger.{{tag(region)}}.", 1))
+			for _, of := range []string{"audit", "ledger", "denials", "peers"} {
+				s = strings.Replace(s, of+".r.", of+".{{tag(region)}}.", 1)
+			}
+			out = append(out, s)
 		}
 		return sorted(out)
 	}
@@ -222,18 +238,38 @@ func TestAccounts(t *testing.T) {
 		"GUEST": {"AUTH auth.v1.info service", "AUTH auth.v1.issue service"},
 		"CHAT":  {"AUTH auth.v1.info service", "AUTH auth.v1.renew service"},
 		"AUTH": {
-			"LEDGER $JS.API.DIRECT.GET.KV_names service", "LEDGER $JS.API.DIRECT.GET.KV_names.$KV.names.> service", "LEDGER audit.*.* service",
-			"LEDGER auth.v1.home.claim service", "LEDGER auth.v1.home.redeem service", "LEDGER ledger.> stream",
+			"LEDGER audit.*.* service", "LEDGER auth.v1.home.claim service", "LEDGER auth.v1.home.redeem service", "LEDGER ledger.> stream",
 		},
+		"READERS": {"LEDGER ledger.> stream", "LEDGER records.> stream"},
+	}
+	for _, get := range gets() {
+		want["AUTH"] = append(want["AUTH"], "LEDGER "+get+" service")
+		want["READERS"] = append(want["READERS"], "LEDGER "+get+" service")
+	}
+	for _, get := range records() {
+		want["READERS"] = append(want["READERS"], "LEDGER "+get+" service")
 	}
 	for name := range all {
-		if !slices.Equal(imports[name], want[name]) {
+		if !slices.Equal(imports[name], sorted(want[name])) {
 			t.Errorf("%s imports\n%s\nwant\n%s", name, strings.Join(imports[name], "\n"), strings.Join(want[name], "\n"))
 		}
 	}
-	for name, exports := range map[string]int{"SYS": 0, "GUEST": 0, "CHAT": 0, "AUTH": 3, "LEDGER": 6} {
+	for name, exports := range map[string]int{"SYS": 0, "GUEST": 0, "CHAT": 0, "AUTH": 3, "READERS": 0, "LEDGER": 11} {
 		if got := len(all[name].Exports); got != exports {
 			t.Errorf("%s has %d exports, want %d", name, got, exports)
+		}
+	}
+	// Each direct get may be answered by many, everything else by one; nobody's
+	// export is a wildcard over the streams.
+	for name, c := range all {
+		for _, e := range c.Exports {
+			get := strings.HasPrefix(string(e.Subject), "$JS.API.DIRECT.GET.")
+			if e.Type == jwt.Service && (e.ResponseType == jwt.ResponseTypeStream) != get {
+				t.Errorf("%s exports %s with response type %s", name, e.Subject, e.ResponseType)
+			}
+			if strings.HasPrefix(string(e.Subject), "$") && (!get || strings.ContainsAny(string(e.Subject), "*>")) {
+				t.Errorf("%s exports %s", name, e.Subject)
+			}
 		}
 	}
 	// Only what open identities may have is offered, and issuers hold no other key.
@@ -242,6 +278,32 @@ func TestAccounts(t *testing.T) {
 			if (r.Open != nil) != (a.Name.String() == "CHAT" && r.Name.String() == "member") {
 				t.Errorf("%s/%s: on offer %t", a.Name, r.Name, r.Open != nil)
 			}
+		}
+	}
+}
+
+// TestNobodyAsksBesideStreams: in the account with the streams a request is answered
+// wherever its reply says. The roles that may ask at all there are those of home and
+// of setting up, and none of them may by direct get.
+func TestNobodyAsksBesideStreams(t *testing.T) {
+	for id, r := range golden() {
+		account, _, _ := strings.Cut(id, "/")
+		for _, s := range r.pub {
+			asks := strings.HasPrefix(s, "$JS.") || strings.HasPrefix(s, "$KV.") || s == ">" || strings.HasPrefix(s, "*")
+			if account == platform.Ledger && strings.HasPrefix(s, "$JS.API.DIRECT.") {
+				t.Errorf("%s may delete streams by %s", id, s)
+			}
+			if asks && account == platform.Ledger && id != "LEDGER/home" && id != "LEDGER/setup" {
+				t.Errorf("%s may ask %s", id, s)
+			}
+		}
+	}
+	// Registrars of other regions than home cannot decide: they hold no such creds.
+	p := initial(t)
+	for _, r := range p.File.Regions {
+		_, err := os.Stat(filepath.Join(p.Dir.Registrar(r.Name), platform.HomeCreds))
+		if (err == nil) != (r.Name == p.File.Home) {
+			t.Errorf("home's creds in %s: %v", r.Name, err)
 		}
 	}
 }

@@ -3,6 +3,8 @@
 package policy
 
 import (
+	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/herald-nats/herald/pkg/ident"
@@ -14,15 +16,48 @@ const Shortest = time.Second
 
 // Offer is a role that a kind of identity may have.
 type Offer struct {
-	Kind    string // of identity, such as "open"
-	Account ident.Label
-	Role    ident.Label
-	Default time.Duration // the lifetime if none is asked for
-	Longest time.Duration // the longest that is given
+	Kind    string      `json:"kind"` // of identity, such as "open"
+	Account ident.Label `json:"account"`
+	Role    ident.Label `json:"role"`
+	Default Seconds     `json:"default"` // the lifetime if none is asked for
+	Longest Seconds     `json:"longest"` // the longest that is given
+}
+
+// Seconds is a duration that is written in JSON as a whole number of seconds.
+type Seconds time.Duration
+
+// Duration is the same as a time.Duration.
+func (s Seconds) Duration() time.Duration { return time.Duration(s) }
+
+// MarshalJSON implements json.Marshaler.
+func (s Seconds) MarshalJSON() ([]byte, error) {
+	return strconv.AppendInt(nil, int64(time.Duration(s)/time.Second), 10), nil
+}
+
+// UnmarshalJSON implements json.Unmarshaler. A duration is positive and shorter than
+// a hundred years.
+func (s *Seconds) UnmarshalJSON(b []byte) error {
+	n, err := strconv.ParseInt(string(b), 10, 64)
+	if err != nil || n < 1 || n > 100*365*24*3600 {
+		return fmt.Errorf("%.20q is not a number of seconds", b)
+	}
+	*s = Seconds(time.Duration(n) * time.Second)
+	return nil
 }
 
 // Policy is the list of offers; what is on none of them is refused.
-type Policy struct{ Offers []Offer }
+type Policy struct {
+	Offers []Offer `json:"offers"`
+}
+
+// Longest is the longest life of any credential that this policy gives.
+func (p Policy) Longest() time.Duration {
+	var d time.Duration
+	for _, o := range p.Offers {
+		d = max(d, o.Longest.Duration())
+	}
+	return d
+}
 
 // Wish is what somebody asks for; zero fields leave the choice to policy.
 type Wish struct {
@@ -57,11 +92,11 @@ func (p Policy) Decide(id ident.Identity, w Wish) (Grant, *wire.Error) {
 		if (!w.Account.IsZero() && w.Account != o.Account) || (!w.Role.IsZero() && w.Role != o.Role) {
 			continue
 		}
-		ttl := o.Default
+		ttl := o.Default.Duration()
 		if w.TTL != 0 {
 			ttl = w.TTL
 		}
-		ttl = min(max(ttl, Shortest), o.Longest)
+		ttl = min(max(ttl, Shortest), o.Longest.Duration())
 		return Grant{
 			Identity: id, Account: o.Account, Role: o.Role, Name: w.Name, TTL: ttl,
 			Tags: []string{"identity:" + id.Kind()},

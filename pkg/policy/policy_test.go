@@ -1,7 +1,9 @@
 package policy_test
 
 import (
+	"encoding/json"
 	"errors"
+	"reflect"
 	"slices"
 	"testing"
 	"time"
@@ -36,6 +38,8 @@ func somebody(t testing.TB) ident.Identity {
 	return ident.OpenIdentity(k)
 }
 
+func seconds[T time.Duration | int64](d T) policy.Seconds { return policy.Seconds(d) }
+
 func TestDecide(t *testing.T) {
 	chat, game := label(t, "CHAT"), label(t, "GAME")
 	member, guest := label(t, "member"), label(t, "guest")
@@ -44,9 +48,9 @@ func TestDecide(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := policy.Policy{Offers: []policy.Offer{
-		{Kind: "oidc", Account: game, Role: guest, Default: time.Minute, Longest: time.Minute},
-		{Kind: "open", Account: chat, Role: member, Default: time.Hour, Longest: 12 * time.Hour},
-		{Kind: "open", Account: game, Role: member, Default: time.Minute, Longest: 2 * time.Minute},
+		{Kind: "oidc", Account: game, Role: guest, Default: seconds(time.Minute), Longest: seconds(time.Minute)},
+		{Kind: "open", Account: chat, Role: member, Default: seconds(time.Hour), Longest: seconds(12 * time.Hour)},
+		{Kind: "open", Account: game, Role: member, Default: seconds(time.Minute), Longest: seconds(2 * time.Minute)},
 	}}
 	id := somebody(t)
 	for _, tc := range []struct {
@@ -113,7 +117,7 @@ func TestLifetimeIsBounded(t *testing.T) {
 		longest := time.Duration(rapid.Int64Min(int64(policy.Shortest)).Draw(r, "longest"))
 		o := policy.Offer{
 			Kind: "open", Account: label(t, "CHAT"), Role: label(t, "member"),
-			Default: time.Duration(rapid.Int64().Draw(r, "default")), Longest: longest,
+			Default: seconds(rapid.Int64().Draw(r, "default")), Longest: seconds(longest),
 		}
 		want := time.Duration(rapid.Int64().Draw(r, "ttl"))
 		g, werr := policy.Policy{Offers: []policy.Offer{o}}.Decide(id, policy.Wish{Name: alice, TTL: want})
@@ -124,4 +128,42 @@ func TestLifetimeIsBounded(t *testing.T) {
 			r.Fatalf("asked %s, longest %s: got %s", want, longest, g.TTL)
 		}
 	})
+}
+
+func TestLongest(t *testing.T) {
+	if d := (policy.Policy{}).Longest(); d != 0 {
+		t.Errorf("without offers: %s", d)
+	}
+	p := policy.Policy{Offers: []policy.Offer{{Longest: seconds(time.Minute)}, {Longest: seconds(time.Hour)}, {Longest: seconds(time.Second)}}}
+	if d := p.Longest(); d != time.Hour {
+		t.Errorf("got %s", d)
+	}
+}
+
+// A policy is written into the platform document and read back by services.
+func TestPolicyJSON(t *testing.T) {
+	p := policy.Policy{Offers: []policy.Offer{
+		{Kind: "open", Account: label(t, "CHAT"), Role: label(t, "member"), Default: seconds(time.Hour), Longest: seconds(12 * time.Hour)},
+	}}
+	const want = `{"offers":[{"kind":"open","account":"CHAT","role":"member","default":3600,"longest":43200}]}`
+	data, err := json.Marshal(p)
+	if err != nil || string(data) != want {
+		t.Fatalf("%s %v", data, err)
+	}
+	var back policy.Policy
+	if err := json.Unmarshal(data, &back); err != nil || !reflect.DeepEqual(back, p) {
+		t.Errorf("read back: %+v %v", back, err)
+	}
+	for _, bad := range []string{`0`, `-1`, `1.5`, `1e3`, `"3600"`, `"1h"`, `null`, `true`, `{}`, `3153600001`, `9223372036854775808`, `99999999999999999999`} {
+		s := policy.Seconds(7)
+		if err := json.Unmarshal([]byte(bad), &s); err == nil || s != 7 {
+			t.Errorf("%s is read as %s", bad, s.Duration())
+		}
+	}
+	for text, want := range map[string]time.Duration{`1`: time.Second, `3153600000`: 100 * 365 * 24 * time.Hour} {
+		var s policy.Seconds
+		if err := json.Unmarshal([]byte(text), &s); err != nil || s.Duration() != want {
+			t.Errorf("%s is read as %s, %v", text, s.Duration(), err)
+		}
+	}
 }

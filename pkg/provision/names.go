@@ -5,23 +5,18 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
 
 	"github.com/herald-nats/herald/internal/wait"
 	"github.com/herald-nats/herald/pkg/ident"
-	"github.com/herald-nats/herald/pkg/ledger/jetstream"
+	"github.com/herald-nats/herald/pkg/ledger"
 	"github.com/herald-nats/herald/pkg/subject"
-	"github.com/herald-nats/herald/pkg/trust"
 	"github.com/herald-nats/herald/pkg/wire"
 )
 
 const (
-	// lookWait bounds the direct get: it is answered in a millisecond nearby
-	// and after one round trip from another region, or not at all.
-	lookWait = 600 * time.Millisecond
 	// claimWait bounds one try of the claim in home, and claimTries how often:
 	// a registrar that dies with the request in its hands costs one try.
 	claimWait  = 1200 * time.Millisecond
@@ -29,80 +24,55 @@ const (
 	noneWait   = 50 * time.Millisecond
 	// homeWait bounds all of it: the caller must hear of it before it gives up.
 	homeWait = 2500 * time.Millisecond
-	// maxNames bounds the names that an issuer remembers, at some 200 bytes each.
-	maxNames = 200_000
 )
 
-// Names implements Namer over the imports from LEDGER: from memory, else by
-// direct get, else by a claim in home. What it is told it believes only with a
-// registrar's signature.
+// Names implements Namer: from the projection, else by a claim in home, over the
+// import from LEDGER. What it is told it believes only with a registrar's signature.
 type Names struct {
-	nc *nats.Conn
-	op *trust.Operator
-
-	mu    sync.Mutex
-	known map[ident.Name]ident.Identity // decided and verified; never more than maxNames
+	// home asks home's registrars once, for as long as ctx lasts.
+	home       func(ctx context.Context, data []byte) (*nats.Msg, error)
+	projection *ledger.Projection
+	opener     ledger.Opener
 }
 
 var _ Namer = (*Names)(nil)
 
 // NewNames asks over a connection in AUTH with the rights of an issuer.
-func NewNames(nc *nats.Conn, op *trust.Operator) *Names {
-	return &Names{nc: nc, op: op, known: make(map[ident.Name]ident.Identity)}
+func NewNames(nc *nats.Conn, p *ledger.Projection, o ledger.Opener) *Names {
+	home := func(ctx context.Context, data []byte) (*nats.Msg, error) {
+		return nc.RequestWithContext(ctx, subject.HomeClaim, data)
+	}
+	return &Names{home: home, projection: p, opener: o}
 }
 
 // Claim implements Namer.
 func (n *Names) Claim(ctx context.Context, name ident.Name, id ident.Identity, claim wire.Claim) error {
-	n.mu.Lock()
-	held, ok := n.known[name]
-	n.mu.Unlock()
-	if ok {
-		return decided(name, held, id)
-	}
-	if held, ok = n.look(ctx, name); ok {
-		return decided(name, held, id)
+	if held, gone, ok := n.projection.Name(name); ok {
+		switch err := n.heldBy(held, gone, id); {
+		case err == nil, !errors.Is(err, ledger.ErrNotFound):
+			return told(name, err)
+		}
 	}
 	return n.ask(ctx, name, id, claim)
 }
 
-func decided(name ident.Name, held, id ident.Identity) error {
-	if held != id {
-		return nameTaken(name)
+func (n *Names) heldBy(held ledger.Name, gone bool, id ident.Identity) error {
+	rules := ledger.DefaultNameRules()
+	if d, _ := n.projection.Document(); d != nil {
+		rules = d.Names
 	}
-	return nil
+	return rules.HeldBy(held, gone, id, n.opener.Now())
 }
 
-func nameTaken(name ident.Name) *wire.Error {
-	return wire.Errorf(wire.NameTaken, "choose another name", "the name %s belongs to somebody else", name)
-}
-
-// look reads the name's entry. That it finds none, or nothing that is signed,
-// decides nothing: home does.
-func (n *Names) look(ctx context.Context, name ident.Name) (ident.Identity, bool) {
-	ctx, cancel := context.WithTimeout(ctx, lookWait)
-	defer cancel()
-	found, err := jetstream.Get(ctx, n.nc, name)
-	if err != nil {
-		return ident.Identity{}, false
+// told is what a client hears of a name that is not its own.
+func told(name ident.Name, err error) error {
+	switch {
+	case errors.Is(err, ledger.ErrTaken):
+		return wire.Errorf(wire.NameTaken, "choose another name", "the name %s belongs to somebody else", name)
+	case errors.Is(err, ledger.ErrResting):
+		return wire.Errorf(wire.NameTaken, "choose another name, or wait until it is free", "the name %s was somebody else's until lately", name)
 	}
-	return n.believe(name, found.Entry)
-}
-
-func (n *Names) believe(name ident.Name, token string) (ident.Identity, bool) {
-	e, err := n.op.OpenName(name, token)
-	if err != nil {
-		return ident.Identity{}, false
-	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if len(n.known) >= maxNames {
-		for old := range n.known { // any: it is found again by direct get
-			delete(n.known, old)
-			break
-		}
-	}
-	n.known[name] = e.Identity
-	return e.Identity, true
+	return err
 }
 
 // ask claims the name in home, passing on the client's own signed request.
@@ -136,7 +106,7 @@ func (n *Names) ask(ctx context.Context, name ident.Name, id ident.Identity, cla
 func (n *Names) request(ctx context.Context, data []byte) (*nats.Msg, error) {
 	ctx, cancel := context.WithTimeout(ctx, claimWait)
 	defer cancel()
-	msg, err := n.nc.RequestWithContext(ctx, subject.HomeClaim, data)
+	msg, err := n.home(ctx, data)
 	if err != nil {
 		return nil, fmt.Errorf("claiming in home: %w", err)
 	}
@@ -158,9 +128,18 @@ func (n *Names) claimed(name ident.Name, id ident.Identity, msg *nats.Msg) error
 	if err := json.Unmarshal(msg.Data, &answer); err != nil {
 		return fmt.Errorf("home's answer about %s: %w", name, err)
 	}
-	held, ok := n.believe(name, answer.Entry)
-	if !ok {
-		return fmt.Errorf("home's answer about %s is signed by no registrar: %w", name, trust.ErrUntrusted)
+	e, err := n.opener.Open(ledger.NameKey(name).String(), answer.Entry)
+	if err != nil {
+		return fmt.Errorf("home's answer about %s: %w", name, err)
 	}
-	return decided(name, held, id)
+	// So that the next request finds it here, whatever news there was of it. Where a
+	// newer one is known, that one holds.
+	n.projection.Apply(e)
+	held, gone, _ := n.projection.Name(name)
+	if err := n.heldBy(held, gone, id); errors.Is(err, ledger.ErrNotFound) {
+		return fmt.Errorf("home's answer about %s gives it to nobody: %w", name, ledger.ErrDamaged)
+	} else if err != nil {
+		return told(name, err)
+	}
+	return nil
 }

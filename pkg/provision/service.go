@@ -1,15 +1,18 @@
 // Package provision is the issuing service: what is asked of auth.v1.info,
 // issue and renew goes one way through it, each step a package of its own
 // (wire, authn, policy, names, issuer). service.go decides and knows no
-// connection; names.go asks home over NATS.
+// connection; names.go asks home over NATS. What it knows of the platform it reads
+// from the ledger's projection in memory.
 package provision
 
 import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"log/slog"
+	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/herald-nats/herald/internal/endpoint"
@@ -17,6 +20,7 @@ import (
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/issuer"
 	"github.com/herald-nats/herald/pkg/keystore"
+	"github.com/herald-nats/herald/pkg/ledger"
 	"github.com/herald-nats/herald/pkg/policy"
 	"github.com/herald-nats/herald/pkg/subject"
 	"github.com/herald-nats/herald/pkg/trust"
@@ -33,14 +37,12 @@ type Namer interface {
 type Config struct {
 	Region   ident.Region
 	Self     ident.UserKey // the issuer's own nkey, named in answers
-	Operator *trust.Operator
-	Document string        // the signed platform document
 	SealKey  *keystore.Key // the region key: answers are sealed in its name
-	Issuer   *issuer.Issuer
-	Policy   policy.Policy
+	RoleKeys RoleKeys
+	Ledger   *ledger.Projection // what is known; its document is put in force by Use
 	Names    Namer
+	Records  RecordTaker
 	Guests   []ident.Label // accounts that may ask for issue
-	Members  []ident.Label // accounts that may ask for renew
 	Log      *slog.Logger
 	Now      func() time.Time
 	Spread   func() float64 // see issuer.Mint
@@ -49,24 +51,22 @@ type Config struct {
 // Service answers requests. It is safe for concurrent use.
 type Service struct {
 	Config
-	platform *trust.Platform
-	replays  *replays
+	use     sync.Mutex // of Use
+	terms   atomic.Pointer[terms]
+	replays *replays
 }
 
-// New verifies the platform document and makes the service.
-func New(c Config) (*Service, error) {
-	p, err := c.Operator.OpenPlatform(c.Document)
-	if err != nil {
-		return nil, fmt.Errorf("the platform document: %w", err)
-	}
-	r, ok := p.Region(c.Region)
-	if !ok {
-		return nil, fmt.Errorf("the platform document knows no region %s", c.Region)
-	}
-	if r.SealKey.String() != c.SealKey.Public() {
-		return nil, fmt.Errorf("the region key is %s; the platform document says %s", c.SealKey.Public(), r.SealKey)
-	}
-	return &Service{Config: c, platform: p, replays: newReplays()}, nil
+// RecordTaker takes note of what was issued; see Recorder.
+type RecordTaker interface {
+	Record(ctx context.Context, r ledger.Record)
+}
+
+// New makes the service. Until Use it has no document, and refuses everything as
+// unavailable.
+func New(c Config) *Service {
+	s := &Service{Config: c, replays: newReplays()}
+	s.terms.Store(&terms{})
+	return s
 }
 
 // Queue is the queue group of issuers: a request stays in its region while one
@@ -89,62 +89,78 @@ func (s *Service) MemberEndpoints() []endpoint.Endpoint {
 
 // Info answers auth.v1.info.
 func (s *Service) Info(_ context.Context, r endpoint.Request) endpoint.Response {
-	if _, err := s.caller(r, append(s.Guests, s.Members...)...); err != nil {
+	t := s.terms.Load()
+	if _, _, err := s.caller(t, r, slices.Concat(s.Guests, t.members)...); err != nil {
 		return s.refuse(r, "info", ident.SealKey{}, err)
 	}
 	return s.answer(ident.SealKey{}, wire.Info{
-		Platform: s.Document, Time: s.Now().UnixMilli(), Region: s.Region, Issuer: s.Self.String(),
+		Platform: t.document.PublicToken, Time: s.Now().UnixMilli(), Region: s.Region, Issuer: s.Self.String(),
 	})
 }
 
 // Issue answers auth.v1.issue.
 func (s *Service) Issue(ctx context.Context, r endpoint.Request) endpoint.Response {
-	began := s.Now()
-	req, body, err := s.open(r)
+	began, t := s.Now(), s.terms.Load()
+	req, body, host, err := s.open(t, r)
 	if err != nil {
 		return s.refuse(r, "issue", req.ReplyKey, err)
 	}
-	grant, cred, err := s.issue(ctx, r, req, body)
+	grant, cred, err := s.issue(ctx, t, r, req, wire.Claim{Body: body, Host: host})
 	if err != nil {
 		return s.refuse(r, "issue", req.ReplyKey, err, "user", req.UserKey.String(), "name", req.Name.String())
 	}
 	s.Log.Info("issued", "request", r.ID, "user", req.UserKey.String(), "identity", grant.Identity.String(),
 		"name", grant.Name.String(), "account", grant.Account.String(), "role", grant.Role.String(),
 		"expires", cred.Expires.Unix(), "took", s.Now().Sub(began))
-	return s.answer(req.ReplyKey, s.credential(grant, cred))
+	s.record(ctx, r, grant, req.UserKey, cred)
+	return s.answer(req.ReplyKey, s.credential(t, grant, cred))
 }
 
-// open gives the request and its plain body, which is what was signed. The
-// request that it gives beside an error has a reply key only once it had a shape.
-func (s *Service) open(r endpoint.Request) (wire.Request, []byte, error) {
+// record takes note of a credential before it is handed out: what nobody knows of
+// cannot be revoked by whose it is.
+func (s *Service) record(ctx context.Context, r endpoint.Request, g policy.Grant, user ident.UserKey, c issuer.Credential) {
+	s.Records.Record(ctx, ledger.Record{
+		ID: c.ID, Request: r.ID, Identity: g.Identity, User: user, Account: c.Account, Role: g.Role, Name: g.Name,
+		Issued: c.Issued.Unix(), Expires: c.Expires.Unix(), Region: s.Region, Issuer: s.Self,
+	})
+}
+
+// open gives the request, its plain body, which is what was signed, and the host
+// that it came from. The request that it gives beside an error has a reply key only
+// once it had a shape.
+func (s *Service) open(t *terms, r endpoint.Request) (wire.Request, []byte, string, error) {
 	if len(r.Body) > wire.MaxRequest {
-		return wire.Request{}, nil, wire.Errorf(wire.TooLarge, "send at most 16 KiB", "the request has %d bytes", len(r.Body))
+		return wire.Request{}, nil, "", wire.Errorf(wire.TooLarge, "send at most 16 KiB", "the request has %d bytes", len(r.Body))
 	}
-	if _, err := s.caller(r, s.Guests...); err != nil {
-		return wire.Request{}, nil, err
+	_, info, err := s.caller(t, r, s.Guests...)
+	if err != nil {
+		return wire.Request{}, nil, "", err
 	}
 	body := r.Body
 	if by := r.Header[wire.HeaderSealed]; len(by) > 0 {
 		from, err := ident.ParseSealKey(by[0])
 		if err != nil || len(by) != 1 {
-			return wire.Request{}, nil, wire.Errorf(wire.BadRequest, "name the sender's xkey once in Herald-Sealed", "the request is sealed by nobody")
+			return wire.Request{}, nil, "", wire.Errorf(wire.BadRequest, "name the sender's xkey once in Herald-Sealed", "the request is sealed by nobody")
 		}
 		if body, err = wire.Open(s.SealKey.Pair(), from, r.Body); err != nil {
-			return wire.Request{}, nil, wire.Errorf(wire.WrongRegion, "ask auth.v1.info again and seal to that region's key", "the request is not sealed to region %s", s.Region)
+			return wire.Request{}, nil, "", wire.Errorf(wire.WrongRegion, "ask auth.v1.info again and seal to that region's key", "the request is not sealed to region %s", s.Region)
 		}
 	}
 	req, werr := wire.DecodeRequest(body)
 	if werr != nil {
-		return req, nil, werr
+		return req, nil, "", werr
 	}
-	return req, body, nil
+	if req.Identity.Secret() && (len(r.Header[wire.HeaderSealed]) == 0 || req.ReplyKey.IsZero()) {
+		return req, nil, "", wire.Errorf(wire.NotSealed, "seal it to the region key of auth.v1.info, and send a reply_key", "a proof of kind %s is a secret", req.Identity.Type)
+	}
+	return req, body, info.Host, nil
 }
 
-func (s *Service) issue(ctx context.Context, r endpoint.Request, req wire.Request, body []byte) (policy.Grant, issuer.Credential, error) {
+func (s *Service) issue(ctx context.Context, t *terms, r endpoint.Request, req wire.Request, claim wire.Claim) (policy.Grant, issuer.Credential, error) {
 	var none issuer.Credential
 	now := s.Now()
 	proofs := r.Header[wire.HeaderProof]
-	if err := wire.CheckProof(req.UserKey, proofs, body); err != nil {
+	if err := wire.CheckProof(req.UserKey, proofs, claim.Body); err != nil {
 		return policy.Grant{}, none, err
 	}
 	if err := req.CheckTime(now); err != nil {
@@ -160,35 +176,64 @@ func (s *Service) issue(ctx context.Context, r endpoint.Request, req wire.Reques
 	if werr != nil {
 		return policy.Grant{}, none, werr
 	}
-	grant, werr := s.Policy.Decide(id, policy.Wish{Account: req.Account, Role: req.Role, Name: req.Name, TTL: req.TTL})
+	grant, werr := t.document.Policy.Decide(id, policy.Wish{Account: req.Account, Role: req.Role, Name: req.Name, TTL: req.TTL})
 	if werr != nil {
 		return policy.Grant{}, none, werr
 	}
-	if err := s.Names.Claim(ctx, grant.Name, id, wire.Claim{Body: body, Proof: proofs[0]}); err != nil {
+	account, _ := t.document.Public.Account(grant.Account)
+	if werr := s.denied(id, account.Key, req.UserKey); werr != nil {
+		return policy.Grant{}, none, werr
+	}
+	claim.Proof = proofs[0]
+	if err := s.Names.Claim(ctx, grant.Name, id, claim); err != nil {
 		return policy.Grant{}, none, err
 	}
-	// The clock is read again: a claim in home may have taken its time, and a
-	// credential lives from when it is signed.
-	cred, err := s.Issuer.Mint(grant, req.UserKey, s.Now(), s.Spread())
+	cred, err := s.mint(t, grant, account.Key, req.UserKey)
 	return grant, cred, err
 }
 
+// denied refuses who is suspended: the identity, this user of it, or the account.
+func (s *Service) denied(id ident.Identity, account ident.AccountKey, user ident.UserKey) *wire.Error {
+	if _, ok := s.Ledger.Denied(id, account, user); ok {
+		return wire.Errorf(wire.Suspended, "ask the platform's operator", "you are suspended")
+	}
+	return nil
+}
+
+// mint signs a credential that no revocation that is known ends: one that was issued
+// at or before the moment of a revocation is dead on every server. A suspension that
+// came while a claim was on its way counts.
+func (s *Service) mint(t *terms, g policy.Grant, account ident.AccountKey, user ident.UserKey) (issuer.Credential, error) {
+	if werr := s.denied(g.Identity, account, user); werr != nil {
+		return issuer.Credential{}, werr
+	}
+	// The clock is read again: a claim in home may have taken its time, and a
+	// credential lives from when it is signed.
+	now := s.Now()
+	if before := s.Ledger.RevokedBefore(account, user); now.Unix() <= before {
+		now = time.Unix(before+1, 0)
+	}
+	return t.issuer.Mint(g, user, now, s.Spread())
+}
+
 // Renew answers auth.v1.renew: for the nkey that asks, as the server names it.
-func (s *Service) Renew(_ context.Context, r endpoint.Request) endpoint.Response {
-	u, err := s.caller(r, s.Members...)
+func (s *Service) Renew(ctx context.Context, r endpoint.Request) endpoint.Response {
+	t := s.terms.Load()
+	u, _, err := s.caller(t, r, t.members...)
 	if err != nil {
 		return s.refuse(r, "renew", ident.SealKey{}, err)
 	}
-	grant, cred, err := s.renew(u, r.Body)
+	grant, cred, err := s.renew(t, u, r.Body)
 	if err != nil {
 		return s.refuse(r, "renew", ident.SealKey{}, err, "user", u.Key.String(), "name", u.Name.String())
 	}
 	s.Log.Info("renewed", "request", r.ID, "user", u.Key.String(), "identity", u.Identity.String(), "name", u.Name.String(),
 		"account", grant.Account.String(), "role", grant.Role.String(), "expires", cred.Expires.Unix())
-	return s.answer(ident.SealKey{}, s.credential(grant, cred))
+	s.record(ctx, r, grant, u.Key, cred)
+	return s.answer(ident.SealKey{}, s.credential(t, grant, cred))
 }
 
-func (s *Service) renew(u trust.User, body []byte) (policy.Grant, issuer.Credential, error) {
+func (s *Service) renew(t *terms, u trust.User, body []byte) (policy.Grant, issuer.Credential, error) {
 	want, werr := wire.DecodeRenewRequest(body)
 	if werr != nil {
 		return policy.Grant{}, issuer.Credential{}, werr
@@ -196,32 +241,47 @@ func (s *Service) renew(u trust.User, body []byte) (policy.Grant, issuer.Credent
 	if u.Identity.IsZero() {
 		return policy.Grant{}, issuer.Credential{}, wire.Errorf(wire.NoGrant, "ask auth.v1.issue with a proof", "this user was not made by an issuer")
 	}
-	grant, werr := s.Policy.Decide(u.Identity, policy.Wish{Account: u.Account, Role: u.Role, Name: u.Name, TTL: want.TTL})
+	// A server that has not heard of a revocation yet lets its user ask.
+	if before := s.Ledger.RevokedBefore(u.AccountKey, u.Key); u.IssuedAt.Unix() <= before {
+		return policy.Grant{}, issuer.Credential{}, wire.Errorf(wire.Revoked, "ask the platform's operator", "this credential is revoked")
+	}
+	// A name that was released, or that is another's by now, is renewed for nobody. One
+	// that is not known here was given by another region's issuer, and this region has
+	// not heard of it: who holds a valid credential is not taken down for that.
+	if held, gone, ok := s.Ledger.Name(u.Name); ok {
+		if err := t.document.Names.HeldBy(held, gone, u.Identity, s.Now()); err != nil {
+			return policy.Grant{}, issuer.Credential{}, wire.Errorf(wire.NameTaken, "ask auth.v1.issue for a credential, under another name if need be", "the name %s is not yours any more", u.Name)
+		}
+	}
+	grant, werr := t.document.Policy.Decide(u.Identity, policy.Wish{Account: u.Account, Role: u.Role, Name: u.Name, TTL: want.TTL})
 	if werr != nil {
 		return policy.Grant{}, issuer.Credential{}, werr
 	}
-	cred, err := s.Issuer.Mint(grant, u.Key, s.Now(), s.Spread())
+	cred, err := s.mint(t, grant, u.AccountKey, u.Key)
 	return grant, cred, err
 }
 
 // caller is who asks, as the server says; see trust.Platform.Caller.
-func (s *Service) caller(r endpoint.Request, accounts ...ident.Label) (trust.User, error) {
+func (s *Service) caller(t *terms, r endpoint.Request, accounts ...ident.Label) (trust.User, wire.RequestInfo, error) {
+	if t.document == nil {
+		return trust.User{}, wire.RequestInfo{}, unavailable("this issuer does not know its platform yet")
+	}
 	info, err := wire.DecodeRequestInfo(r.Header[wire.HeaderInfo])
 	if err == nil {
 		var u trust.User
-		if u, err = s.platform.Caller(info, r.Reply, s.Now(), accounts...); err == nil {
-			return u, nil
+		if u, err = t.document.Public.Caller(info, r.Reply, s.Now(), accounts...); err == nil {
+			return u, info, nil
 		}
 	}
 	s.Log.Warn("a caller that is not believed", "request", r.ID, "error", err)
-	return trust.User{}, wire.Errorf(wire.BadIdentity, "connect with a credential of this platform and ask through its import", "who asks is not shown")
+	return trust.User{}, wire.RequestInfo{}, wire.Errorf(wire.BadIdentity, "connect with a credential of this platform and ask through its import", "who asks is not shown")
 }
 
-func (s *Service) credential(g policy.Grant, c issuer.Credential) wire.Answer {
+func (s *Service) credential(t *terms, g policy.Grant, c issuer.Credential) wire.Answer {
 	return wire.Answer{
 		JWT: c.JWT, Account: c.Account, AccountName: g.Account, Role: g.Role, Name: g.Name,
 		Expires: c.Expires.Unix(), RenewAt: c.RenewAt.Unix(),
-		URLs: s.platform.URLs(s.Region), Region: s.Region, Issuer: s.Self.String(),
+		URLs: t.document.Public.URLs(s.Region), Region: s.Region, Issuer: s.Self.String(),
 	}
 }
 

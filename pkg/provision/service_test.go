@@ -4,9 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -15,7 +16,6 @@ import (
 	"github.com/herald-nats/herald/internal/endpoint"
 	"github.com/herald-nats/herald/internal/natsconn"
 	"github.com/herald-nats/herald/pkg/ident"
-	"github.com/herald-nats/herald/pkg/issuer"
 	"github.com/herald-nats/herald/pkg/keystore"
 	"github.com/herald-nats/herald/pkg/ledger"
 	"github.com/herald-nats/herald/pkg/ledger/memory"
@@ -30,54 +30,78 @@ import (
 // with the ledger in memory and a clock that the test sets. What the servers
 // say of who asks (Nats-Request-Info) is written by the test.
 type bench struct {
-	t     *testing.T
-	svc   *provision.Service
-	p     *platform.Platform
-	now   time.Time
-	guest natsconn.Static
-	seal  *keystore.Key
+	t       *testing.T
+	svc     *provision.Service
+	config  provision.Config
+	p       *platform.Platform
+	ledger  *ledger.Projection
+	records *taken
+	signing *keystore.Key
+	log     *logged
+	now     time.Time
+	guest   natsconn.Static
+	seal    *keystore.Key
 }
 
 // ledgerNames decides at once, as home's registrar does.
 type ledgerNames struct {
-	store ledger.NameStore
-	op    *trust.Operator
-	sign  ledger.Sign
-	now   func() time.Time
-	fail  error
+	decider *ledger.Decider
+	now     func() time.Time
+	fail    error
+	during  func() // called while a claim is on its way
+	asked   int
 }
 
 func (l *ledgerNames) Claim(ctx context.Context, name ident.Name, id ident.Identity, _ wire.Claim) error {
+	l.asked++
+	if l.during != nil {
+		l.during()
+	}
 	if l.fail != nil {
 		return l.fail
 	}
-	_, err := ledger.ClaimName(ctx, l.store, l.op, l.sign, name, id, "", l.now())
+	_, err := l.decider.Claim(ctx, ledger.Claim{Name: name, Identity: id, Nonce: "n", Expires: l.now().Add(time.Hour)}, l.now())
 	if errors.Is(err, ledger.ErrTaken) {
 		return wire.Errorf(wire.NameTaken, "choose another", "taken")
 	}
 	return err
 }
 
+// taken are the records that a service wrote.
+type taken struct {
+	mu   sync.Mutex
+	all  []ledger.Record
+	hold chan struct{} // if any, no record is taken before it is closed
+}
+
+func (r *taken) Record(_ context.Context, rec ledger.Record) {
+	if r.hold != nil {
+		<-r.hold
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.all = append(r.all, rec)
+}
+
+func label(s string) ident.Label { return must(ident.ParseLabel(s)) }
+
+// newBench makes a service with the platform document of init in force.
 func newBench(t *testing.T) (*bench, *ledgerNames) {
 	t.Helper()
 	name := must(ident.ParseName("test"))
 	ams := must(ident.ParseRegion("ams"))
+	b := &bench{t: t, now: time.Now(), records: new(taken), log: new(logged), ledger: ledger.NewProjection(nil)}
 	p, err := platform.Init(t.Context(), filepath.Join(t.TempDir(), "p"),
-		platform.Spec{Name: name, Regions: []ident.Region{ams}, Home: ams, Nodes: 3, Port: 2000}, time.Now())
+		platform.Spec{Name: name, Regions: []ident.Region{ams}, Home: ams, Nodes: 3, Port: 2000}, b.now)
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &bench{t: t, p: p, now: time.Now()}
+	b.p = p
 	clock := func() time.Time { return b.now }
-	signing := load(t, filepath.Join(p.Dir.Registrar(ams), platform.SigningFile), keystore.Operator)
-	names := &ledgerNames{
-		store: &memory.Names{}, op: p.Operator, now: clock,
-		sign: func(e trust.NameEntry) (string, error) { return e.Sign(signing, b.now) },
-	}
-	doc, err := os.ReadFile(filepath.Join(p.Dir.Public(), platform.DocumentFile))
-	if err != nil {
-		t.Fatal(err)
-	}
+	b.signing = load(t, filepath.Join(p.Dir.Registrar(ams), platform.SigningFile), keystore.Operator)
+	names := &ledgerNames{now: clock, decider: &ledger.Decider{
+		Store: new(memory.Decisions), Opener: b.opener(), Signer: ledger.KeySigner{Key: b.signing}, Rules: ledger.DefaultNameRules(),
+	}}
 	creds, err := os.ReadFile(filepath.Join(p.Dir.Public(), platform.GuestFile))
 	if err != nil {
 		t.Fatal(err)
@@ -86,26 +110,71 @@ func newBench(t *testing.T) (*bench, *ledgerNames) {
 		t.Fatal(err)
 	}
 	b.seal = load(t, filepath.Join(p.Dir.Issuer(ams), platform.SealKeyFile), keystore.Curve)
-	chatLabel, member := must(ident.ParseLabel(platform.ChatIn)), must(ident.ParseLabel(platform.RoleMember))
-	account, _ := p.Document.Account(chatLabel)
 	self, err := keystore.Generate(keystore.User)
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.svc, err = provision.New(provision.Config{
-		Region: ams, Self: must(ident.ParseUserKey(self.Public())), Operator: p.Operator, Document: string(doc), SealKey: b.seal,
-		Issuer: issuer.New(issuer.RoleKey{
-			Account: chatLabel, AccountKey: account.Key, Role: member,
-			Key: load(t, filepath.Join(p.Dir.Issuer(ams), "roles", "CHAT.member.nk"), keystore.Account),
-		}),
-		Policy: policy.Policy{Offers: []policy.Offer{{Kind: "open", Account: chatLabel, Role: member, Default: time.Hour, Longest: 12 * time.Hour}}},
-		Names:  names, Guests: []ident.Label{must(ident.ParseLabel(platform.Guest))}, Members: []ident.Label{chatLabel},
-		Log: slog.New(slog.DiscardHandler), Now: clock, Spread: func() float64 { return 0.5 },
-	})
-	if err != nil {
-		t.Fatal(err)
+	member := load(t, filepath.Join(p.Dir.Issuer(ams), "roles", "CHAT.member.nk"), keystore.Account)
+	b.config = provision.Config{
+		Region: ams, Self: must(ident.ParseUserKey(self.Public())), SealKey: b.seal,
+		RoleKeys: provision.RoleKeys{must(ident.ParseAccountKey(member.Public())): member},
+		Ledger:   b.ledger, Names: names, Records: b.records, Guests: []ident.Label{label(platform.Guest)},
+		Log: b.log.logger(), Now: clock, Spread: func() float64 { return 0.5 },
 	}
+	b.svc = provision.New(b.config)
+	b.svc.Use(p.Full)
 	return b, names
+}
+
+func (b *bench) opener() ledger.Opener {
+	return ledger.Opener{Operator: b.p.Operator, Now: func() time.Time { return b.now }}
+}
+
+// document makes a later document of the platform's own.
+func (b *bench) document(number uint32, change func(*trust.Platform, *policy.Policy)) *ledger.Document {
+	b.t.Helper()
+	// Through its own encoding, so that no part of the present document is written in.
+	old := must(b.p.Operator.OpenPlatform(b.p.Full.PublicToken))
+	old.Version.Number = number
+	offers := policy.Policy{Offers: slices.Clone(b.p.Full.Policy.Offers)}
+	if change != nil {
+		change(old, &offers)
+	}
+	token, err := ledger.SignDocument(ledger.KeySigner{Key: b.signing}, old, offers, b.p.Full.Names, b.now)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	d, _ := must(b.opener().Open(ledger.PlatformKey().String(), token)).Body.(*ledger.Document)
+	return d
+}
+
+// suspend and revoke let the service know of a denial.
+func (b *bench) suspend(key ledger.Key) {
+	b.t.Helper()
+	b.ledger.Apply(*must(ledger.Suspend(b.opener(), ledger.KeySigner{Key: b.signing}, key, nil, true, 0, ledger.Suspension{}, b.now)))
+}
+
+func (b *bench) revoke(account ident.AccountKey, user ident.UserKey, before time.Time) {
+	b.t.Helper()
+	e := must(ledger.Revoke(b.opener(), ledger.KeySigner{Key: b.signing}, ledger.RevocationKey(account, user), nil, before, ledger.Revocation{}, b.now))
+	b.ledger.Apply(*e)
+}
+
+func (b *bench) chat() ident.AccountKey {
+	a, _ := b.p.Document.Account(label(platform.ChatIn))
+	return a.Key
+}
+
+func userKey(k *keystore.Key) ident.UserKey { return must(ident.ParseUserKey(k.Public())) }
+
+// renew asks in the name of whoever a JWT is for.
+func (b *bench) renew(token string) (wire.Answer, *wire.Error) {
+	b.t.Helper()
+	resp := b.svc.Renew(b.t.Context(), endpoint.Request{ID: "r2", Reply: "_R_.x", Header: map[string][]string{wire.HeaderInfo: info(b.t, token)}})
+	if resp.Err != nil {
+		return wire.Answer{}, resp.Err
+	}
+	return must(wire.DecodeAnswer(resp.Body)), nil
 }
 
 func must[T any](v T, err error) T {
@@ -349,7 +418,7 @@ func TestWhoMayAsk(t *testing.T) {
 	} else if _, err := b.p.Operator.OpenPlatform(i.Platform); err != nil {
 		t.Error(err)
 	}
-	guest.Reply = "$KV.names.alice"
+	guest.Reply = "$KV.decisions.name.alice"
 	if resp := b.svc.Info(t.Context(), guest); resp.Err == nil {
 		t.Error("somebody was believed whose reply no server made")
 	}

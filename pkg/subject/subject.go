@@ -53,24 +53,88 @@ const (
 	LedgerNewsExport = "ledger.>"
 )
 
-// The bucket of name claims in LEDGER.
+// The ledger's streams, all of them in LEDGER. What is decided in home is a bucket
+// there, and in each region a mirror of it; denials are a stream of each region,
+// which sources the other regions'; records of issuance are a stream of each region.
 const (
-	NamesBucket = "names"
-	NamesStream = "KV_" + NamesBucket
-	// NamesKeys is what the registrars of home may write.
-	NamesKeys = "$KV." + NamesBucket + ".>"
-	// NamesGet reads the last entry of one key by direct get; it needs neither
-	// a consumer nor the meta leader.
-	NamesGet = "$JS.API.DIRECT.GET." + NamesStream + ".$KV." + NamesBucket + ".>"
-	// NamesGetAny reads by sequence or in batches.
-	NamesGetAny = "$JS.API.DIRECT.GET." + NamesStream
-	// NamesRead asks the leader for an entry; its answers always have a body.
-	NamesRead = "$JS.API.STREAM.MSG.GET." + NamesStream
-	NamesInfo = "$JS.API.STREAM.INFO." + NamesStream
-	// NamesCreate and NamesUpdate are the set-up tool's alone.
-	NamesCreate = "$JS.API.STREAM.CREATE." + NamesStream
-	NamesUpdate = "$JS.API.STREAM.UPDATE." + NamesStream
+	// DecisionsStream is home's bucket.
+	DecisionsStream = "KV_decisions"
+	// DecisionsPrefix begins the subjects of its keys.
+	DecisionsPrefix = "$KV.decisions."
+	// Decisions is what home's registrars may write.
+	Decisions = DecisionsPrefix + ">"
+	// DecisionsRead asks the leader for an entry; its answers always have a body.
+	DecisionsRead = "$JS.API.STREAM.MSG.GET." + DecisionsStream
+	// DenialsAll are the denials of all regions.
+	DenialsAll = "denials.>"
+	// OwnDenials is what a region's registrars may write.
+	OwnDenials = "denials.{{tag(region)}}.>"
+	// PeersAll is where registrars talk to each other, and OwnPeers where those of one
+	// region are talked to.
+	PeersAll = "peers.>"
+	OwnPeers = "peers.{{tag(region)}}.>"
+	// EveryPeer is where all registrars listen. No region's name has capitals.
+	EveryPeer = "peers.ALL.>"
+	// PeerDigests is where each tells what it knows, in sum.
+	PeerDigests = "peers.ALL.digest"
+	// LiveAll is where registrars tell news to a region at once; LedgerNews has it.
+	LiveAll = "ledger.*.live.>"
+	// RecordNews is what the streams of records republish, and RecordNewsAll those of
+	// all regions.
+	RecordNewsAll = "records.>"
 )
+
+// Patterns of requests to JetStream, by import. Readers may read every stream of the
+// ledger by direct get, which needs neither a consumer nor the meta leader; issuers
+// those that hold no records.
+const (
+	directGet = "$JS.API.DIRECT.GET."
+	// StreamCreate, StreamUpdate and StreamInfo are the set-up tool's alone.
+	StreamCreate = "$JS.API.STREAM.CREATE.*"
+	StreamUpdate = "$JS.API.STREAM.UPDATE.*"
+	StreamInfo   = "$JS.API.STREAM.INFO.*"
+)
+
+// MirrorStream is a region's mirror of what is decided in home.
+func MirrorStream(r ident.Region) string { return "DECISIONS_" + r.String() }
+
+// DenialsStream is a region's stream of denials.
+func DenialsStream(r ident.Region) string { return "DENIALS_" + r.String() }
+
+// RecordsStream is a region's stream of records.
+func RecordsStream(r ident.Region) string { return "AUDIT_" + r.String() }
+
+// DirectGet asks for entries of a stream, in batches.
+func DirectGet(stream string) string { return directGet + stream }
+
+// Decision is the subject of a key of home's bucket.
+func Decision(key string) string { return DecisionsPrefix + key }
+
+// DenialsPrefix begins the subjects of the denials that a region writes.
+func DenialsPrefix(r ident.Region) string { return "denials." + r.String() + "." }
+
+// Denials are the denials that a region writes.
+func Denials(r ident.Region) string { return DenialsPrefix(r) + ">" }
+
+// AuditPrefix begins the subjects of a region's records; what follows is the issuer.
+func AuditPrefix(r ident.Region) string { return "audit." + r.String() + "." }
+
+// LedgerNewsPrefix begins what is told in a region: "decisions.", "denials." or
+// "live.", and a key.
+func LedgerNewsPrefix(r ident.Region) string { return "ledger." + r.String() + "." }
+
+// Live is where a key's new entry is told to a region at once.
+func Live(r ident.Region, key string) string { return LedgerNewsPrefix(r) + "live." + key }
+
+// PeerCompare is where a region is asked to compare what it knows with what another
+// does.
+func PeerCompare(r ident.Region) string { return "peers." + r.String() + ".compare" }
+
+// PeerEntries is where a region is sent what it lacks.
+func PeerEntries(r ident.Region) string { return "peers." + r.String() + ".entries" }
+
+// RecordNewsPrefix begins what a region's stream of records republishes.
+func RecordNewsPrefix(r ident.Region) string { return "records." + r.String() + "." }
 
 // The system account's.
 const (
@@ -93,14 +157,6 @@ func UserInboxPrefix(k ident.UserKey) string { return "_INBOX_" + k.String() }
 
 // ServiceInboxPrefix is the inbox prefix of a service; see ServiceInbox.
 func ServiceInboxPrefix(k ident.UserKey) string { return "_INBOX.svc." + k.String() }
-
-// Name is the key of a name in the bucket of names.
-func Name(n ident.Name) string { return n.Token() }
-
-// NameGet asks for the last entry of one name by direct get.
-func NameGet(n ident.Name) string {
-	return "$JS.API.DIRECT.GET." + NamesStream + ".$KV." + NamesBucket + "." + Name(n)
-}
 
 // Post is where posts to one channel of a room go.
 func Post(room, channel ident.Label) string {

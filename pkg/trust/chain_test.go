@@ -118,65 +118,40 @@ func TestAccountBySigningKeyOnly(t *testing.T) {
 	}
 }
 
-func TestDocuments(t *testing.T) {
+func TestPlatformDocument(t *testing.T) {
 	c, other := newChain(t), newChain(t)
-	alice, bob := name(t, "alice"), name(t, "bob")
-	doc, err := c.document.Sign(c.signing, now())
-	doc = token(t, doc, err)
-	entry := trust.NameEntry{Name: alice, Identity: ident.OpenIdentity(userKey(t, c.user)), Claimed: now().Unix(), Nonce: "n"}
-	claim, err := entry.Sign(c.signing, now())
-	claim = token(t, claim, err)
-
-	if p, err := c.operator.OpenPlatform("\n" + doc + "\n"); err != nil || p.Version != 7 || p.Name != "demo" || len(p.Regions) != 2 {
+	doc := must[string](t)(c.document.Sign(c.signing, now()))
+	if p, err := c.operator.OpenPlatform("\n" + doc + "\n"); err != nil || p.Version != c.document.Version || p.Name != "demo" || len(p.Regions) != 2 {
 		t.Fatalf("the platform document: %v", err)
 	}
-	if e, err := c.operator.OpenName(alice, claim); err != nil || e != entry {
-		t.Fatalf("the entry: %+v %v", e, err)
-	}
-
-	_, err = c.operator.OpenPlatform(claim)
-	untrusted(t, "an entry as a platform document", err)
-	_, err = c.operator.OpenName(alice, doc)
-	untrusted(t, "a platform document as an entry", err)
-	_, err = c.operator.OpenName(bob, claim)
-	untrusted(t, "alice's entry as bob's", err)
-	_, err = other.operator.OpenPlatform(doc)
+	_, err := other.operator.OpenPlatform(doc)
 	untrusted(t, "a document at another operator", err)
-	_, err = other.operator.OpenName(alice, claim)
-	untrusted(t, "an entry at another operator", err)
+	_, err = c.operator.OpenPlatform(must[string](t)(entry().Sign(c.signing)))
+	untrusted(t, "an entry as a platform document", err)
+	_, err = c.operator.OpenPlatform(epoch(t, c.signing, 2))
+	untrusted(t, "an epoch as a platform document", err)
 
 	for what, k := range map[string]*keystore.Key{
 		"the operator's identity key": c.root, "another operator's signing key": other.signing,
 		"a role key": c.role, "the account": c.account, "a user": c.user,
 	} {
-		d, err := c.document.Sign(k, now())
-		_, err = c.operator.OpenPlatform(token(t, d, err))
+		_, err := c.operator.OpenPlatform(must[string](t)(c.document.Sign(k, now())))
 		untrusted(t, "a document signed by "+what, err)
-		e, err := entry.Sign(k, now())
-		_, err = c.operator.OpenName(alice, token(t, e, err))
-		untrusted(t, "an entry signed by "+what, err)
 	}
 
 	// Signed by the right key, and about something else inside than outside.
-	inside := entry
-	inside.Name = bob
-	_, err = c.operator.OpenName(alice, sign(t, generic(c, "herald-name", "alice", inside), c.signing))
-	untrusted(t, "an entry that says bob inside", err)
-	_, err = c.operator.OpenName(alice, sign(t, generic(c, "herald-name", "bob", entry), c.signing))
-	untrusted(t, "an entry that says bob outside", err)
 	_, err = c.operator.OpenPlatform(sign(t, generic(c, "herald-platform", other.root.Public(), c.document), c.signing))
 	untrusted(t, "a document that is about another operator outside", err)
-	nobody := map[string]any{"name": "alice", "claimed": 1}
-	_, err = c.operator.OpenName(alice, sign(t, generic(c, "herald-name", "alice", nobody), c.signing))
-	untrusted(t, "an entry of nobody", err)
-	_, err = c.operator.OpenName(alice, sign(t, generic(c, "herald-nam", "alice", entry), c.signing))
+	_, err = c.operator.OpenPlatform(sign(t, generic(c, "herald-platfor", c.root.Public(), c.document), c.signing))
 	untrusted(t, "another kind", err)
-	_, err = c.operator.OpenName(alice, sign(t, c.userClaimsBy(c.signing), c.signing))
-	untrusted(t, "a user JWT as an entry", err)
 
 	shapes := map[string]func(*trust.Platform){
 		"of another operator": func(p *trust.Platform) { p.Operator = other.root.Public() },
-		"without a version":   func(p *trust.Platform) { p.Version = 0 },
+		"without a version":   func(p *trust.Platform) { p.Version = trust.Version{} },
+		"without a number":    func(p *trust.Platform) { p.Version.Number = 0 },
+		"of epoch 0": func(p *trust.Platform) {
+			p.Version.Epoch, p.EpochProof = 0, epoch(t, c.root, 0)
+		},
 		"without regions":     func(p *trust.Platform) { p.Regions = nil },
 		"without accounts":    func(p *trust.Platform) { p.Accounts = nil },
 		"with a URL of files": func(p *trust.Platform) { p.Regions[0].URLs = []string{"file:///etc/passwd"} },
@@ -194,6 +169,79 @@ func TestDocuments(t *testing.T) {
 	}
 }
 
+// TestEpochs: a stolen signing key can use up all numbers of an epoch, and cannot
+// begin another: that takes the operator key.
+func TestEpochs(t *testing.T) {
+	c, other := newChain(t), newChain(t)
+	open := func(n uint32, proof string) error {
+		p := *c.document
+		p.Version, p.EpochProof = trust.Version{Epoch: n, Number: 1}, proof
+		got, err := c.operator.OpenPlatform(must[string](t)(p.Sign(c.signing, now())))
+		if (err == nil) == (got == nil) {
+			t.Errorf("epoch %d: %v beside %v", n, got, err)
+		}
+		return err
+	}
+	for _, n := range []uint32{1, 2, 1<<32 - 1} {
+		if err := open(n, epoch(t, c.root, n)); err != nil {
+			t.Errorf("epoch %d by the operator key: %v", n, err)
+		}
+	}
+	about := func(sub string, k *keystore.Key) string {
+		d := generic(c, "herald-epoch", sub, map[string]any{"epoch": 2})
+		d["iss"] = k.Public()
+		return sign(t, d, k)
+	}
+	if err := open(2, about(c.root.Public(), c.root)); err != nil {
+		t.Errorf("the one that the others differ from: %v", err)
+	}
+	kind := generic(c, "herald-entry", c.root.Public(), map[string]any{"epoch": 2})
+	kind["iss"] = c.root.Public()
+	for what, proof := range map[string]string{
+		"by a signing key":                         epoch(t, c.signing, 2),
+		"by a signing key, about the operator":     about(c.root.Public(), c.signing),
+		"by another operator":                      epoch(t, other.root, 2),
+		"by another operator, about this one":      about(c.root.Public(), other.root),
+		"by the operator, about another":           about(other.root.Public(), c.root),
+		"by the operator, about one of its keys":   about(c.signing.Public(), c.root),
+		"by the operator, in a document of a kind": sign(t, kind, c.root),
+		"for the epoch before":                     epoch(t, c.root, 1),
+		"for the epoch after":                      epoch(t, c.root, 3),
+	} {
+		untrusted(t, "an epoch "+what, open(2, proof))
+	}
+	good := epoch(t, c.root, 2)
+	for what, proof := range map[string]string{
+		"missing": "", "of no shape": "x", "the operator JWT": c.operator.Token(), "cut off": good[:len(good)-1],
+		"of version 1": v1(t, head1, map[string]any{"iss": c.root.Public(), "sub": c.root.Public(), "type": "herald-epoch"}, c.root),
+		"forged":       good[:strings.LastIndexByte(good, '.')] + epoch(t, c.root, 3)[strings.LastIndexByte(epoch(t, c.root, 3), '.'):],
+		"too large":    strings.Repeat("a", 1<<20+1),
+	} {
+		if open(2, proof) == nil {
+			t.Errorf("an epoch whose proof is %s is accepted", what)
+		}
+	}
+}
+
+func TestVersions(t *testing.T) {
+	v := func(e, n uint32) trust.Version { return trust.Version{Epoch: e, Number: n} }
+	const most = 1<<32 - 1
+	order := []trust.Version{v(1, 1), v(1, 2), v(1, most), v(2, 1), v(2, most), v(3, 1), v(most, most)}
+	for i := 1; i < len(order); i++ {
+		if order[i-1].Rank() >= order[i].Rank() {
+			t.Errorf("%s is not before %s", order[i-1], order[i])
+		}
+	}
+	for _, z := range []trust.Version{{}, v(1, 0), v(0, 1)} {
+		if !z.IsZero() {
+			t.Errorf("%s is a version", z)
+		}
+	}
+	if v(1, 1).IsZero() || v(2, 7).String() != "2.7" {
+		t.Errorf("%s", v(2, 7))
+	}
+}
+
 // A crafted document of JWT version 1 without claims made jwt/v2 panic before
 // anything had been verified: it reaches every `chat join FILE`.
 func TestDocumentOfVersion1(t *testing.T) {
@@ -203,7 +251,7 @@ func TestDocumentOfVersion1(t *testing.T) {
 		if _, err := c.operator.OpenPlatform(tok); err == nil {
 			t.Error("accepted as a platform document")
 		}
-		if _, err := c.operator.OpenName(name(t, "alice"), tok); err == nil {
+		if _, err := c.operator.OpenEntry(tok); err == nil {
 			t.Error("accepted as an entry")
 		}
 		if _, err := c.document.VerifyUser(tok, now()); err == nil {
@@ -220,16 +268,18 @@ func TestDocumentOfVersion1(t *testing.T) {
 
 func TestVersionsAreExact(t *testing.T) {
 	c := newChain(t)
+	proofs := map[uint32]string{1: epoch(t, c.root, 1), 2: epoch(t, c.root, 2), 3: epoch(t, c.root, 3)}
 	rapid.Check(t, func(r *rapid.T) {
 		p := *c.document
-		p.Version = rapid.Uint64Min(1).Draw(r, "version")
+		p.Version = trust.Version{Epoch: rapid.Uint32Range(1, 3).Draw(r, "epoch"), Number: rapid.Uint32Min(1).Draw(r, "number")}
+		p.EpochProof = proofs[p.Version.Epoch]
 		doc, err := p.Sign(c.signing, now())
 		if err != nil {
 			r.Fatal(err)
 		}
 		got, err := c.operator.OpenPlatform(doc)
 		if err != nil || got.Version != p.Version {
-			r.Fatalf("version %d came back as %v, %v", p.Version, got, err)
+			r.Fatalf("version %s came back as %v, %v", p.Version, got, err)
 		}
 	})
 }

@@ -91,7 +91,7 @@ func chainOf(t testing.TB, key func(keystore.Kind) *keystore.Key) *chain {
 	c.operator = must[*trust.Operator](t)(trust.ParseOperator(token(t, op, err)))
 	seal := must[ident.SealKey](t)(ident.ParseSealKey(key(keystore.Curve).Public()))
 	c.document = &trust.Platform{
-		Name: "demo", Operator: c.root.Public(), Version: 7, Home: reg(t, "ams"),
+		Name: "demo", Operator: c.root.Public(), Version: trust.Version{Epoch: 2, Number: 7}, EpochProof: epoch(t, c.root, 2), Home: reg(t, "ams"),
 		Regions: []trust.Region{
 			{Name: reg(t, "ams"), URLs: []string{"nats://127.0.0.1:4222"}, SealKey: seal},
 			{Name: reg(t, "sfo"), URLs: []string{"nats://127.0.0.1:5222"}, SealKey: seal},
@@ -102,6 +102,13 @@ func chainOf(t testing.TB, key func(keystore.Kind) *keystore.Key) *chain {
 		Chat: trust.Chat{Account: label(t, "CHAT"), Room: label(t, "KUBECON"), Channels: []ident.Label{label(t, "General")}},
 	}
 	return c
+}
+
+// epoch is a key's word for an epoch.
+func epoch(t testing.TB, k *keystore.Key, n uint32) string {
+	t.Helper()
+	s, err := trust.SignEpoch(k, n, now())
+	return token(t, s, err)
 }
 
 // userClaims are those of a member as an issuer writes them.

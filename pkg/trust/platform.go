@@ -15,13 +15,56 @@ import (
 // services need to know to find and to verify each other. It is signed by an
 // operator signing key; an older version than one has seen is refused.
 type Platform struct {
-	Name     string       `json:"name"`
-	Operator string       `json:"operator"` // public nkey: which platform this is about
-	Version  uint64       `json:"version"`  // grows with each change
-	Home     ident.Region `json:"home"`
-	Regions  []Region     `json:"regions"`
-	Accounts []Account    `json:"accounts"`
-	Chat     Chat         `json:"chat"`
+	Name     string  `json:"name"`
+	Operator string  `json:"operator"` // public nkey: which platform this is about
+	Version  Version `json:"version"`  // grows with each change
+	// EpochProof is the operator key's own word for the version's epoch.
+	EpochProof string       `json:"epoch_proof"`
+	Home       ident.Region `json:"home"`
+	Regions    []Region     `json:"regions"`
+	Accounts   []Account    `json:"accounts"`
+	Chat       Chat         `json:"chat"`
+}
+
+// Version is the version of a platform document. The number grows with each change
+// and is set by whoever signs the document. The epoch is set by the operator key
+// alone, which is offline: with it an operator gets past whatever numbers a stolen
+// signing key has used up.
+type Version struct {
+	Epoch  uint32 `json:"epoch"`
+	Number uint32 `json:"number"`
+}
+
+// Rank is the version as one number; of two documents the one with the higher holds.
+func (v Version) Rank() uint64 { return uint64(v.Epoch)<<32 | uint64(v.Number) }
+
+func (v Version) String() string { return fmt.Sprintf("%d.%d", v.Epoch, v.Number) }
+
+// IsZero tells whether there is no version at all; both parts count from 1.
+func (v Version) IsZero() bool { return v.Epoch == 0 || v.Number == 0 }
+
+// kindEpoch is the kind of the document in which the operator key sets an epoch.
+const kindEpoch = "herald-epoch"
+
+type epochBody struct {
+	Epoch uint32 `json:"epoch"`
+}
+
+// SignEpoch states with the operator key that platform documents may be of an epoch.
+func SignEpoch(operator *keystore.Key, epoch uint32, now time.Time) (string, error) {
+	return signDocument(kindEpoch, operator.Public(), epochBody{epoch}, operator, now)
+}
+
+// checkEpoch verifies the operator key's own word for an epoch.
+func (o *Operator) checkEpoch(epoch uint32, proof string) error {
+	var b epochBody
+	if err := openSigned(func(iss string) bool { return iss == o.key }, kindEpoch, o.key, proof, &b); err != nil {
+		return err
+	}
+	if b.Epoch != epoch {
+		return fmt.Errorf("a platform document of epoch %d with the operator's word for %d: %w", epoch, b.Epoch, ErrUntrusted)
+	}
+	return nil
 }
 
 // Region is one region: where its servers are and what to seal to.
@@ -36,6 +79,11 @@ type Account struct {
 	Name  ident.Label      `json:"name"`
 	Key   ident.AccountKey `json:"key"`
 	Roles []Role           `json:"roles"`
+}
+
+// HasRole tells whether the account has a role of that name.
+func (a Account) HasRole(name ident.Label) bool {
+	return slices.ContainsFunc(a.Roles, func(r Role) bool { return r.Name == name })
 }
 
 // Role is one scoped signing key of an account.
@@ -69,8 +117,11 @@ func (o *Operator) OpenPlatform(token string) (*Platform, error) {
 	if err := openDocument(o, kindPlatform, o.key, strings.TrimSpace(token), &p); err != nil {
 		return nil, err
 	}
-	if p.Operator != o.key || p.Version == 0 || len(p.Regions) == 0 || len(p.Accounts) == 0 {
+	if p.Operator != o.key || p.Version.IsZero() || len(p.Regions) == 0 || len(p.Accounts) == 0 {
 		return nil, fmt.Errorf("a platform document out of shape")
+	}
+	if err := o.checkEpoch(p.Version.Epoch, p.EpochProof); err != nil {
+		return nil, err
 	}
 	for _, r := range p.Regions {
 		if err := wire.CheckURLs(r.URLs); err != nil {
@@ -139,30 +190,4 @@ func (p *Platform) role(account, key string) (Account, Role, bool) {
 		}
 	}
 	return Account{}, Role{}, false
-}
-
-// NameEntry is what the ledger holds of a name: whose it is, as decided and
-// signed by a registrar. Nobody believes one that is not signed.
-type NameEntry struct {
-	Name     ident.Name     `json:"name"`
-	Identity ident.Identity `json:"identity"`
-	Claimed  int64          `json:"claimed"` // seconds since 1970
-	Nonce    string         `json:"nonce"`   // of the request that claimed it
-}
-
-// Sign gives the entry as a JWT by a registrar's operator signing key.
-func (e NameEntry) Sign(key *keystore.Key, now time.Time) (string, error) {
-	return signDocument(kindName, e.Name.String(), e, key, now)
-}
-
-// OpenName verifies an entry, and that it is about this name.
-func (o *Operator) OpenName(name ident.Name, token string) (NameEntry, error) {
-	var e NameEntry
-	if err := openDocument(o, kindName, name.String(), token, &e); err != nil {
-		return NameEntry{}, err
-	}
-	if e.Name != name || e.Identity.IsZero() {
-		return NameEntry{}, fmt.Errorf("an entry of another name than %s: %w", name, ErrUntrusted)
-	}
-	return e, nil
 }

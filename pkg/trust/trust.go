@@ -5,6 +5,7 @@
 package trust
 
 import (
+	"crypto/ed25519"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -31,6 +32,7 @@ type Operator struct {
 	name    string
 	system  ident.AccountKey
 	signing []string
+	verify  map[string]ed25519.PublicKey // the signing keys, decoded
 }
 
 // NewOperator makes and signs an operator JWT whose accounts may be signed by
@@ -70,7 +72,14 @@ func ParseOperator(token string) (*Operator, error) {
 	if !c.StrictSigningKeyUsage || len(c.SigningKeys) == 0 {
 		return nil, fmt.Errorf("operator %.64q does not keep to signing keys: %w", c.Name, ErrUntrusted)
 	}
-	return &Operator{token: token, key: c.Subject, name: c.Name, system: system, signing: slices.Clone(c.SigningKeys)}, nil
+	verify, err := publicKeys(c.SigningKeys)
+	if err != nil {
+		return nil, err
+	}
+	return &Operator{
+		token: token, key: c.Subject, name: c.Name, system: system,
+		signing: slices.Clone(c.SigningKeys), verify: verify,
+	}, nil
 }
 
 // Key is the operator's public nkey: the platform's identity.
@@ -117,7 +126,6 @@ func (o *Operator) VerifyAccount(token string) (*jwt.AccountClaims, error) {
 // Kinds of documents that operator signing keys sign.
 const (
 	kindPlatform = "herald-platform"
-	kindName     = "herald-name"
 )
 
 // document is a NATS generic claim whose body is a statement of this platform.
@@ -140,6 +148,11 @@ func signDocument[T any](kind, sub string, body T, key *keystore.Key, now time.T
 // openDocument verifies a document: its shape, its signature, its kind, its
 // subject, and that an operator signing key signed it.
 func openDocument[T any](o *Operator, kind, sub, token string, into *T) error {
+	return openSigned(o.Signs, kind, sub, token, into)
+}
+
+// openSigned does the same for whoever may sign.
+func openSigned[T any](signs func(issuer string) bool, kind, sub, token string, into *T) error {
 	if len(token) > maxToken {
 		return fmt.Errorf("a document of %d bytes", len(token))
 	}
@@ -151,7 +164,7 @@ func openDocument[T any](o *Operator, kind, sub, token string, into *T) error {
 	if err != nil {
 		return fmt.Errorf("reading a %s document: %w", kind, err)
 	}
-	if !o.Signs(c.Issuer) {
+	if !signs(c.Issuer) {
 		return fmt.Errorf("a %s document signed by %.60q: %w", kind, c.Issuer, ErrUntrusted)
 	}
 	if t, _ := c.Data["type"].(string); t != kind || c.Subject != sub {

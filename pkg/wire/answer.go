@@ -135,16 +135,25 @@ func DecodeRenewRequest(body []byte) (RenewRequest, *Error) {
 type Claim struct {
 	Body  []byte `json:"body"`  // the request's plain body, byte for byte
 	Proof string `json:"proof"` // its Herald-Proof
+	// Host is the client's address, as a server told the issuer (RequestInfo).
+	// It is an issuer's word: it limits how much one source may claim, and nothing else.
+	Host string `json:"host,omitempty"`
 }
 
-// DecodeClaim reads the body of auth.v1.home.claim.
+// MaxHost bounds a client's address, in bytes.
+const MaxHost = 64
+
+// DecodeClaim reads the body of auth.v1.home.claim and auth.v1.home.redeem.
 func DecodeClaim(data []byte) (Claim, *Error) {
 	var c Claim
 	if len(data) > 2*MaxRequest {
 		return c, Errorf(TooLarge, "pass on one request", "the claim has %d bytes", len(data))
 	}
 	var body string // encoding/json would read a list of numbers as bytes, too
-	err := fill(data, field{"body", &body, true}, field{"proof", &c.Proof, true})
+	err := fill(data, field{"body", &body, true}, field{"proof", &c.Proof, true}, field{"host", &c.Host, false})
+	if err == nil && len(c.Host) > MaxHost {
+		err = fmt.Errorf("the field \"host\" has %d bytes", len(c.Host))
+	}
 	if err == nil {
 		c.Body, err = base64.StdEncoding.Strict().DecodeString(body)
 	}
@@ -154,9 +163,9 @@ func DecodeClaim(data []byte) (Claim, *Error) {
 	return c, nil
 }
 
-// Claimed is the answer to auth.v1.home.claim.
+// Claimed is the answer to auth.v1.home.claim and auth.v1.home.redeem.
 type Claimed struct {
-	Entry string `json:"entry"` // ledger.NameEntry as signed by the registrar
+	Entry string `json:"entry"` // the token of a ledger entry: trust.Operator.OpenEntry verifies it
 }
 
 // RequestInfo is what the server itself says of who asks through an import.
@@ -166,6 +175,7 @@ type RequestInfo struct {
 	JWT     string
 	Kind    string
 	Service string
+	Host    string // the address that the asker connected from; for limits and logs
 }
 
 // DecodeRequestInfo reads the Nats-Request-Info headers of a message. There
@@ -184,9 +194,13 @@ func DecodeRequestInfo(values []string) (RequestInfo, error) {
 		JWT     string `json:"jwt"`
 		Kind    string `json:"kind"`
 		Service string `json:"svc"`
+		Host    string `json:"host"`
 	}
 	if err := json.Unmarshal([]byte(values[0]), &v); err != nil {
 		return RequestInfo{}, fmt.Errorf("a %s that cannot be read: %w", HeaderInfo, err)
+	}
+	if len(v.Host) > MaxHost {
+		return RequestInfo{}, fmt.Errorf("a %s with a host of %d bytes", HeaderInfo, len(v.Host))
 	}
 	return RequestInfo(v), nil
 }

@@ -115,12 +115,12 @@ func TestDecodeInfo(t *testing.T) {
 func TestDecodeRequestInfo(t *testing.T) {
 	const good = `{"acc":"A","user":"U","jwt":"j","kind":"Client","svc":"s","host":"127.0.0.1","rtt":5,"server":{"x":1}}`
 	got, err := wire.DecodeRequestInfo([]string{good})
-	if err != nil || got != (wire.RequestInfo{Account: "A", User: "U", JWT: "j", Kind: "Client", Service: "s"}) {
+	if err != nil || got != (wire.RequestInfo{Account: "A", User: "U", JWT: "j", Kind: "Client", Service: "s", Host: "127.0.0.1"}) {
 		t.Fatalf("%+v %v", got, err)
 	}
 	for what, values := range map[string][]string{
 		"none": nil, "two": {good, good}, "an empty one": {""}, "a list": {"[]"}, "half": {good[:20]},
-		"a wrong type": {`{"acc":1}`}, "too large": {good + strings.Repeat(" ", 8<<10)},
+		"a wrong type": {`{"acc":1}`}, "an endless host": {strings.Replace(good, "127.0.0.1", strings.Repeat("1", wire.MaxHost+1), 1)}, "too large": {good + strings.Repeat(" ", 8<<10)},
 	} {
 		if i, err := wire.DecodeRequestInfo(values); err == nil || i != (wire.RequestInfo{}) {
 			t.Errorf("%s: %+v %v", what, i, err)

@@ -123,18 +123,21 @@ func FuzzDecodeRenewRequest(f *testing.F) {
 }
 
 func FuzzDecodeClaim(f *testing.F) {
-	shapes(f, `{"body":"eA==","proof":"v1 x"}`, `{"body":[1],"proof":"v1 x"}`, `{"body":"","proof":""}`)
+	shapes(f, `{"body":"eA==","proof":"v1 x"}`, `{"body":[1],"proof":"v1 x"}`, `{"body":"","proof":""}`, `{"body":"eA==","proof":"v1 x","host":"127.0.0.1"}`)
 	f.Fuzz(func(t *testing.T, data []byte) {
 		c, err := wire.DecodeClaim(data)
 		if err != nil {
 			readable(t, err)
 			return
 		}
+		if len(c.Host) > wire.MaxHost {
+			t.Fatalf("a host of %d bytes", len(c.Host))
+		}
 		encoded := must[[]byte](t)(json.Marshal(c))
 		if len(encoded) > 2*wire.MaxRequest {
 			return // grown by escapes in the proof, of which CheckProof takes 128 bytes
 		}
-		if back, err := wire.DecodeClaim(encoded); err != nil || !bytes.Equal(back.Body, c.Body) || back.Proof != c.Proof {
+		if back, err := wire.DecodeClaim(encoded); err != nil || !bytes.Equal(back.Body, c.Body) || back.Proof != c.Proof || back.Host != c.Host {
 			t.Fatalf("%+v\n%+v %v", c, back, err)
 		}
 	})
@@ -147,7 +150,7 @@ func FuzzDecodeRequestInfo(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if n := len(i.Account) + len(i.User) + len(i.JWT) + len(i.Kind) + len(i.Service); n > 4*(8<<10) {
+		if n := len(i.Account) + len(i.User) + len(i.JWT) + len(i.Kind) + len(i.Service) + len(i.Host); n > 4*(8<<10) {
 			t.Fatalf("%d bytes out of %d", n, len(data))
 		}
 	})

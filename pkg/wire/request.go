@@ -48,10 +48,40 @@ type Signer interface {
 // Proof of who asks, of one of the kinds that docs/protocol.md lists.
 type Proof struct {
 	Type string `json:"type"`
+	Code string `json:"code,omitempty"` // of an invitation; secret until it is used
 }
 
-// ProofOpen proves nothing but to hold the user key.
-const ProofOpen = "open"
+// Kinds of proofs.
+const (
+	// ProofOpen proves nothing but to hold the user key.
+	ProofOpen = "open"
+	// ProofInvite is the code of an invitation.
+	ProofInvite = "invite"
+)
+
+// maxCode bounds an invitation's code.
+const maxCode = 64
+
+// fill reads a proof strictly, each kind with its own members.
+func (p *Proof) fill(data []byte) error {
+	var kind struct {
+		Type string `json:"type"`
+	}
+	// The kind first: it says which members there may be.
+	if err := json.Unmarshal(data, &kind); err != nil || kind.Type != ProofInvite {
+		return fill(data, field{"type", &p.Type, true})
+	}
+	if err := fill(data, field{"type", &p.Type, true}, field{"code", &p.Code, true}); err != nil {
+		return err
+	}
+	if p.Code == "" || len(p.Code) > maxCode {
+		return fmt.Errorf("a code has 1 to %d characters", maxCode)
+	}
+	return nil
+}
+
+// Secret tells whether the proof holds something that others must not read.
+func (p Proof) Secret() bool { return p.Type == ProofInvite }
 
 // Request asks for a credential. Optional fields are zero when absent: policy
 // decides then.
@@ -136,7 +166,7 @@ func DecodeRequest(body []byte) (Request, *Error) {
 		field{"identity", &identity, true},
 	)
 	if err == nil {
-		err = fill(identity, field{"type", &r.Identity.Type, true})
+		err = r.Identity.fill(identity)
 		if err != nil {
 			err = fmt.Errorf("the field \"identity\": %w", err)
 		}
@@ -145,7 +175,7 @@ func DecodeRequest(body []byte) (Request, *Error) {
 		return Request{}, Errorf(BadRequest, "see docs/protocol.md for the shape of a request", "the request cannot be read: %v", err)
 	}
 	asker := Request{ReplyKey: r.ReplyKey} // so that the refusal, which may quote the request, can be sealed
-	if r.Identity.Type != ProofOpen {
+	if r.Identity.Type != ProofOpen && r.Identity.Type != ProofInvite {
 		return asker, Errorf(BadIdentity, "ask auth.v1.info which ways this platform knows", "identity type %.20q is not known here", r.Identity.Type)
 	}
 	if name != nil {

@@ -377,11 +377,14 @@ func TestRenewRequest(t *testing.T) {
 
 func TestClaim(t *testing.T) {
 	want := wire.Claim{Body: []byte("{\"x\":\"\xff\"}"), Proof: "v1 x"}
-	data := must[[]byte](t)(json.Marshal(want))
-	if got, err := wire.DecodeClaim(data); err != nil || !bytes.Equal(got.Body, want.Body) || got.Proof != want.Proof {
-		t.Fatalf("%+v %v", got, err)
+	for _, host := range []string{"", "127.0.0.1", strings.Repeat("h", wire.MaxHost)} {
+		want.Host = host
+		data := must[[]byte](t)(json.Marshal(want))
+		if got, err := wire.DecodeClaim(data); err != nil || !bytes.Equal(got.Body, want.Body) || got.Proof != want.Proof || got.Host != host {
+			t.Fatalf("%+v %v", got, err)
+		}
 	}
-	largest := must[[]byte](t)(json.Marshal(wire.Claim{Body: make([]byte, wire.MaxRequest), Proof: "v1 " + strings.Repeat("A", 86)}))
+	largest := must[[]byte](t)(json.Marshal(wire.Claim{Body: make([]byte, wire.MaxRequest), Proof: "v1 " + strings.Repeat("A", 86), Host: strings.Repeat("\x00", wire.MaxHost)}))
 	if _, err := wire.DecodeClaim(largest); err != nil {
 		t.Errorf("the largest request does not fit into a claim: %v", err)
 	}
@@ -399,9 +402,12 @@ func TestClaim(t *testing.T) {
 		"more":             {`{"body":"eA==","proof":"x","identity":"open:U"}`, wire.BadRequest},
 		"twice":            {`{"body":"eA==","body":"eQ==","proof":"x"}`, wire.BadRequest},
 		"something behind": {`{"body":"eA==","proof":"x"} {}`, wire.BadRequest},
+		"an endless host":  {`{"body":"eA==","proof":"x","host":"` + strings.Repeat("h", wire.MaxHost+1) + `"}`, wire.BadRequest},
+		"a host of null":   {`{"body":"eA==","proof":"x","host":null}`, wire.BadRequest},
+		"a list of hosts":  {`{"body":"eA==","proof":"x","host":["h"]}`, wire.BadRequest},
 		"too large":        {strings.Repeat(" ", 2*wire.MaxRequest+1), wire.TooLarge},
 	} {
-		if c, err := wire.DecodeClaim([]byte(tc.data)); code(err) != tc.want || c.Body != nil || c.Proof != "" {
+		if c, err := wire.DecodeClaim([]byte(tc.data)); code(err) != tc.want || c.Body != nil || c.Proof != "" || c.Host != "" {
 			t.Errorf("%s: %+v %v", what, c, err)
 		}
 	}

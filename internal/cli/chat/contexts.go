@@ -46,47 +46,86 @@ func (d dirs) context(name ident.Name) string {
 
 func (d dirs) current() string { return filepath.Join(d.config, "context") }
 
-// save stores a platform's context under a name and makes it the current one.
+// save stores a platform's context under a name and makes it the current one. Where
+// that context has seen a newer platform document, that one stays.
 func (d dirs) save(name ident.Name, p *client.Platform) error {
-	data, err := p.Export()
-	if err != nil {
-		return err
+	if have, err := client.LoadPlatform(d.context(name)); err == nil {
+		if have.Operator.Key() != p.Operator.Key() {
+			return cli.Errorf(cli.Exists, "give this one another name with --context, or remove "+d.context(name),
+				"the context %s is another platform's (%s)", name, have.Operator.Key())
+		}
+		switch newer, err := p.Update(have.Token()); {
+		case err == nil:
+			p = newer
+		case !errors.Is(err, client.ErrOlder):
+			// Signed by a key that this file's operator JWT does not have: which of
+			// the two is out of date, nobody here can tell.
+			return cli.Errorf(cli.Refused, "ask the platform's operator for a new file", "the context %s has a newer platform document (%s), which this file does not vouch for: %w",
+				name, have.Document.Version, err)
+		}
 	}
-	if have, err := client.LoadPlatform(d.context(name)); err == nil && have.Operator.Key() != p.Operator.Key() {
-		return cli.Errorf(cli.Exists, "give this one another name with --context, or remove "+d.context(name),
-			"the context %s is another platform's (%s)", name, have.Operator.Key())
-	}
-	// Not secret, but written as whole as a secret is.
-	if err := keystore.ReplaceSecret(d.context(name), data); err != nil {
+	if err := d.write(name, p); err != nil {
 		return err
 	}
 	return keystore.ReplaceSecret(d.current(), []byte(name.String()+"\n"))
 }
 
+// renew keeps a newer platform document in a context, so that the next start goes on
+// from it and refuses what is older. Of two programs that do so at once either may
+// be the last; what that one did not know, the next info tells.
+func (d dirs) renew(name ident.Name, p *client.Platform) error {
+	have, err := client.LoadPlatform(d.context(name))
+	if err != nil {
+		return err
+	}
+	if have.Operator.Key() != p.Operator.Key() {
+		return nil // another platform was joined under this name meanwhile
+	}
+	newer, err := have.Update(p.Token())
+	if errors.Is(err, client.ErrOlder) || newer == have {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return d.write(name, newer)
+}
+
+func (d dirs) write(name ident.Name, p *client.Platform) error {
+	data, err := p.Export()
+	if err != nil {
+		return err
+	}
+	// Not secret, but written as whole as a secret is.
+	return keystore.ReplaceSecret(d.context(name), data)
+}
+
 // load finds the platform: the named path, the named context, or the current one.
-func (d dirs) load(path, context string) (*client.Platform, error) {
+// It tells the context's name, none for a path.
+func (d dirs) load(path, context string) (*client.Platform, ident.Name, error) {
 	if path != "" {
-		return client.LoadPlatform(path)
+		p, err := client.LoadPlatform(path)
+		return p, ident.Name{}, err
 	}
 	if context == "" {
 		data, err := os.ReadFile(d.current())
 		if errors.Is(err, fs.ErrNotExist) {
-			return nil, cli.Errorf(cli.Config, "join one with 'chat join FILE', or name its public folder with --platform", "there is no context: no platform was joined yet")
+			return nil, ident.Name{}, cli.Errorf(cli.Config, "join one with 'chat join FILE', or name its public folder with --platform", "there is no context: no platform was joined yet")
 		}
 		if err != nil {
-			return nil, fmt.Errorf("reading which context is current: %w", err)
+			return nil, ident.Name{}, fmt.Errorf("reading which context is current: %w", err)
 		}
 		context = strings.TrimSpace(string(data))
 	}
 	name, err := ident.ParseName(context)
 	if err != nil {
-		return nil, fmt.Errorf("context: %w", err)
+		return nil, name, fmt.Errorf("context: %w", err)
 	}
 	p, err := client.LoadPlatform(d.context(name))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, cli.Errorf(cli.Config, "join it with 'chat join FILE --context "+name.String()+"'", "there is no context %s", name)
+		return nil, name, cli.Errorf(cli.Config, "join it with 'chat join FILE --context "+name.String()+"'", "there is no context %s", name)
 	}
-	return p, err
+	return p, name, err
 }
 
 // home is where keys for one platform are: by its operator's key, because two

@@ -346,7 +346,7 @@ func (r *room) whoami() whoami {
 		Issuer: c.Issuer, IssuerRegion: c.Region, TookMS: float64(c.Took.Microseconds()) / 1000,
 	}
 	if r.platform != nil {
-		w.Platform = r.platform.Document.Name
+		w.Platform = r.platform().Document.Name
 	}
 	if !c.Expires.IsZero() {
 		w.Expires = &c.Expires

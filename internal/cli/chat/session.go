@@ -26,7 +26,7 @@ import (
 
 // room is where we talk, and as whom.
 type room struct {
-	platform *client.Platform // nil with creds alone
+	platform func() *client.Platform // as it is known now; nil with creds alone
 	conn     *nats.Conn
 	bus      *bus.Bus
 	name     ident.Name
@@ -130,7 +130,7 @@ func (g *globals) withPlatform(ctx context.Context, r *room, region ident.Region
 	if err != nil {
 		return err
 	}
-	p, err := d.load(g.platform, g.context)
+	p, called, err := d.load(g.platform, g.context)
 	if err != nil {
 		return err
 	}
@@ -169,12 +169,20 @@ func (g *globals) withPlatform(ctx context.Context, r *room, region ident.Region
 				b.Tell(chat.CredentialChanged{Expires: c.Expires})
 			}
 		},
+		OnPlatform: func(p *client.Platform) {
+			if called.IsZero() {
+				return // a file of the user's own, which is not ours to change
+			}
+			if err := d.renew(called, p); err != nil {
+				log.Warn("the newer platform document is not kept for the next start", "error", err)
+			}
+		},
 		OnError: handleError(late),
 	})
 	if err != nil {
 		return explain(err)
 	}
-	r.platform, r.conn, r.name, r.key = p, s.Conn, name, k.key
+	r.platform, r.conn, r.name, r.key = s.Platform, s.Conn, name, k.key
 	r.room, r.channels = p.Document.Chat.Room, p.Document.Chat.Channels
 	r.current, r.close = s.Credential, s.Close
 	return nil
@@ -282,7 +290,7 @@ func (g *globals) credsPlatform(ctx context.Context, r *room, region ident.Regio
 	if err != nil {
 		return nil, err
 	}
-	p, err := d.load(g.platform, g.context)
+	p, _, err := d.load(g.platform, g.context)
 	if err != nil {
 		return nil, err
 	}
@@ -295,7 +303,8 @@ func (g *globals) credsPlatform(ctx context.Context, r *room, region ident.Regio
 		}
 		return nil, cli.Errorf(cli.Refused, "use creds of the platform "+p.Document.Name+", or leave out --creds", "%s: the credential is not one of this platform: %w", g.creds, err)
 	}
-	r.platform, r.room, r.channels = p, p.Document.Chat.Room, p.Document.Chat.Channels
+	r.platform = func() *client.Platform { return p }
+	r.room, r.channels = p.Document.Chat.Room, p.Document.Chat.Channels
 	if len(urls) == 0 {
 		urls = p.Nearest(ctx, region)
 	}
@@ -306,8 +315,9 @@ func (g *globals) credsPlatform(ctx context.Context, r *room, region ident.Regio
 // the account and key that made our own.
 func (r *room) verify(token string, now time.Time) (ident.UserKey, ident.Name, error) {
 	if r.platform != nil {
-		u, err := r.platform.Document.VerifyUser(token, now)
-		if err == nil && u.Account != r.platform.Document.Chat.Account {
+		doc := r.platform().Document
+		u, err := doc.VerifyUser(token, now)
+		if err == nil && u.Account != doc.Chat.Account {
 			err = fmt.Errorf("a user of account %s: %w", u.Account, trust.ErrUntrusted)
 		}
 		return u.Key, u.Name, err

@@ -8,11 +8,14 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/herald-nats/herald/internal/cli"
+	"github.com/herald-nats/herald/internal/metrics"
 	"github.com/herald-nats/herald/internal/service"
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/keystore"
@@ -25,6 +28,7 @@ const drainWait = 10 * time.Second
 
 type options struct {
 	configs []string
+	metrics string
 	wait    time.Duration
 	json    bool
 }
@@ -51,14 +55,20 @@ interrupted.`,
 		Short: "Run one or more services until SIGTERM or Ctrl-C",
 		Long: `run runs the services of the configuration files until SIGTERM or Ctrl-C, and
 then drains: a request that was accepted is answered. It logs to stderr as JSON
-and prints one ready line for each service to stdout.`,
+and prints one ready line for each service to stdout.
+
+With --metrics it serves metrics of all these services for Prometheus, and prints
+where. They hold no name, key or secret, but whoever reaches the address reads
+them: give one that only your own machines reach.`,
 		Example: `  provisioner run --config issuers/ams/provisioner.yaml
-  provisioner run --config issuers/ams/provisioner.yaml --config registrars/ams/provisioner.yaml`,
+  provisioner run --config issuers/ams/provisioner.yaml --config registrars/ams/provisioner.yaml
+  provisioner run --config issuers/ams/provisioner.yaml --metrics 127.0.0.1:9464`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return runServices(cmd.Context(), stdio, o) },
 	}
 	f := run.Flags()
 	f.StringArrayVar(&o.configs, "config", nil, "a provisioner.yaml; repeat it to run several `file`s' services")
+	f.StringVar(&o.metrics, "metrics", "", "serve metrics for Prometheus at `HOST:PORT`; port 0 is any that is free (default none)")
 	f.DurationVar(&o.wait, "wait", 15*time.Second, "how long to wait for servers at the start")
 	f.BoolVar(&o.json, "json", false, "write JSON to stdout")
 	root.AddCommand(run)
@@ -92,14 +102,20 @@ func runServices(ctx context.Context, stdio cli.IO, o options) error {
 		configs = append(configs, c)
 	}
 	log := slog.New(slog.NewJSONHandler(stdio.Err, nil))
+	shown, err := listen(ctx, stdio, o, configs, log)
+	if err != nil {
+		return err
+	}
 	var running []*service.Running
-	var err error
 	for _, c := range configs {
 		var r *service.Running
 		if r, err = start(ctx, c, o, log); err != nil {
 			break
 		}
 		running = append(running, r)
+		if shown != nil {
+			shown.Add(r.Stats)
+		}
 		if err = ready(stdio, o, r); err != nil {
 			break
 		}
@@ -115,10 +131,47 @@ func runServices(ctx context.Context, stdio cli.IO, o options) error {
 			err = errors.Join(err, fmt.Errorf("draining the %s of %s: %w", r.Service, r.Region, derr))
 		}
 	}
+	if shown != nil {
+		shown.Close(dctx)
+	}
 	if err == nil && o.json {
 		return cli.JSON(stdio.Out, map[string]any{"event": "stopped"})
 	}
 	return err
+}
+
+// listen serves metrics, if it was asked for, and says where; nil if it was not.
+func listen(ctx context.Context, stdio cli.IO, o options, configs []*service.Config, log *slog.Logger) (*metrics.Server, error) {
+	if o.metrics == "" {
+		return nil, nil //nolint:nilnil // nothing is served, and nothing is wrong
+	}
+	for i, c := range configs {
+		if slices.ContainsFunc(configs[:i], func(d *service.Config) bool { return d.Service == c.Service && d.Region == c.Region }) {
+			return nil, cli.Errorf(cli.Usage, "run the second one in a process of its own, with metrics at another port",
+				"two services are the %s of %s: their metrics could not be told apart", c.Service, c.Region)
+		}
+	}
+	s, err := metrics.Listen(ctx, o.metrics, log, time.Now)
+	switch {
+	case errors.Is(err, metrics.ErrAddress):
+		return nil, cli.Errorf(cli.Usage, "name the address and the port, as in --metrics 127.0.0.1:9464", "--metrics: %w", err)
+	case errors.Is(err, syscall.EADDRINUSE):
+		return nil, cli.Errorf(cli.Resource, "another program listens there: end it, or choose another port with --metrics", "%w", err)
+	case err != nil && ctx.Err() == nil:
+		return nil, cli.Errorf(cli.Resource, "choose an address of this machine, and a port that you may use, with --metrics", "%w", err)
+	case err != nil:
+		return nil, err
+	}
+	if o.json {
+		err = cli.JSON(stdio.Out, map[string]any{"event": "metrics", "url": s.URL()})
+	} else {
+		err = cli.Print(stdio.Out, "metrics: %s\n", s.URL())
+	}
+	if err != nil {
+		s.Close(ctx)
+		return nil, err
+	}
+	return s, nil
 }
 
 func start(ctx context.Context, c *service.Config, o options, log *slog.Logger) (*service.Running, error) {

@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats.go"
+	natsjs "github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/goleak"
 
 	"github.com/herald-nats/herald/internal/natsconn"
@@ -22,7 +24,7 @@ import (
 )
 
 // running is the platform of this test binary: one region with its three nodes,
-// so that the bucket has the three replicas that it has in earnest.
+// so that the streams have the three replicas that they have in earnest.
 var running *uptest.Platform //nolint:gochecknoglobals // TestMain has no other way to hand it on
 
 func TestMain(m *testing.M) { os.Exit(run(m)) }
@@ -52,15 +54,19 @@ func failed(err error) int {
 	return 1
 }
 
-// dial connects to LEDGER as a user of a role, with the rights that a registrar
-// or the set-up tool has and no more.
-func dial(t *testing.T, role string) *nats.Conn {
+func ams(t testing.TB) ident.Region {
 	t.Helper()
-	p, err := platform.Open(running.Dir)
+	r, err := ident.ParseRegion("ams")
 	if err != nil {
 		t.Fatal(err)
 	}
-	u, err := p.Mint(platform.Ledger, role, time.Now(), 10*time.Minute)
+	return r
+}
+
+// dial connects as a user of a role, with the rights that a service has and no more.
+func dial(t testing.TB, account, role string) (*nats.Conn, ident.UserKey) {
+	t.Helper()
+	u, err := running.Up.Platform.Mint(account, role, time.Now(), 10*time.Minute)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -71,119 +77,231 @@ func dial(t *testing.T, role string) *nats.Conn {
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
 	nc, err := natsconn.Dial(ctx, natsconn.Options{
-		URLs: p.Document.Regions[0].URLs, Name: t.Name(), InboxPrefix: subject.ServiceInboxPrefix(key),
+		URLs: running.Public.Document.Regions[0].URLs, Name: t.Name(), InboxPrefix: subject.ServiceInboxPrefix(key),
 		Credential: natsconn.Static{Token: u.Token, Key: u.Key},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(nc.Close)
+	return nc, key
+}
+
+func reader(t testing.TB) *nats.Conn {
+	t.Helper()
+	nc, _ := dial(t, platform.Readers, platform.RoleReader)
 	return nc
 }
 
-func names(t *testing.T) *jetstream.Names {
+func decisions(t *testing.T) *jetstream.Decisions {
 	t.Helper()
-	s, err := jetstream.NewNames(dial(t, platform.RoleRegistrar))
+	nc, _ := dial(t, platform.Ledger, platform.RoleHome)
+	s, err := jetstream.NewDecisions(nc)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return s
 }
 
+// Each test of the suites has connections of its own.
 func TestConformance(t *testing.T) {
-	// Each test of the suite has a connection of its own.
-	ledgertest.Names(t, func(t *testing.T) ledger.NameStore { return names(t) })
+	t.Run("decisions", func(t *testing.T) {
+		ledgertest.Decisions(t, func(t *testing.T) ledger.DecisionStore { return decisions(t) })
+	})
+	t.Run("mirror of decisions", func(t *testing.T) {
+		ledgertest.DecisionSource(t, func(t *testing.T) (ledger.DecisionStore, ledger.Source) {
+			return decisions(t), jetstream.MirrorSource(reader(t), ams(t))
+		})
+	})
+	t.Run("mirror of decisions, as an issuer", func(t *testing.T) {
+		ledgertest.DecisionSource(t, func(t *testing.T) (ledger.DecisionStore, ledger.Source) {
+			nc, _ := dial(t, platform.Auth, platform.RoleIssuer)
+			return decisions(t), jetstream.MirrorSource(nc, ams(t))
+		})
+	})
+	t.Run("denials", func(t *testing.T) {
+		ledgertest.Denials(t, func(t *testing.T) (ledger.DenialStore, ledger.Source) {
+			write, _ := dial(t, platform.Ledger, platform.RoleRegistrar)
+			read := reader(t)
+			return jetstream.NewDenials(write, read, ams(t)), jetstream.DenialsSource(read, ams(t))
+		})
+	})
+	t.Run("records", func(t *testing.T) {
+		ledgertest.Records(t, func(t *testing.T) (ledger.RecordStore, ledger.Source, ident.UserKey) {
+			nc, self := dial(t, platform.Auth, platform.RoleIssuer)
+			return jetstream.NewRecords(nc, ams(t), self), jetstream.RecordsSource(reader(t), ams(t)), self
+		})
+	})
 }
 
 // Two registrars are two processes: what one writes decides for the other.
 func TestTwoRegistrars(t *testing.T) {
-	a, b := names(t), names(t)
-	n := ledgertest.Name(t, "two")
-	if err := a.PutName(t.Context(), n, "a", 0); err != nil {
+	a, b := decisions(t), decisions(t)
+	key := ledger.NameKey(ledgertest.Name(t, "two"))
+	if err := a.Put(t.Context(), key, "a", 0); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.PutName(t.Context(), n, "b", 0); !errors.Is(err, ledger.ErrConflict) {
+	if err := b.Put(t.Context(), key, "b", 0); !errors.Is(err, ledger.ErrConflict) {
 		t.Errorf("got %v, want ErrConflict", err)
 	}
 }
 
 // Setup is called at each start: the second changes nothing.
 func TestSetupAgain(t *testing.T) {
-	s := names(t)
-	n := ledgertest.Name(t, "kept")
-	if err := s.PutName(t.Context(), n, "kept", 0); err != nil {
+	s := decisions(t)
+	key := ledger.NameKey(ledgertest.Name(t, "kept"))
+	if err := s.Put(t.Context(), key, "kept", 0); err != nil {
 		t.Fatal(err)
 	}
-	home, err := ident.ParseRegion("ams")
-	if err != nil {
-		t.Fatal(err)
-	}
+	nc, _ := dial(t, platform.Ledger, platform.RoleSetup)
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	if err := jetstream.Setup(ctx, dial(t, platform.RoleSetup), home); err != nil {
+	if err := jetstream.Setup(ctx, nc, ams(t), []ident.Region{ams(t)}); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.PutName(t.Context(), n, "other", 0); !errors.Is(err, ledger.ErrConflict) {
+	if err := s.Put(t.Context(), key, "other", 0); !errors.Is(err, ledger.ErrConflict) {
 		t.Errorf("after a second Setup: got %v, want ErrConflict", err)
 	}
 }
 
-// A registrar decides names and nothing else: it can neither make nor drop the
-// bucket, nor remove what is in it.
-func TestRegistrarCannotDestroy(t *testing.T) {
-	nc := dial(t, platform.RoleRegistrar)
-	s := names(t)
-	n := ledgertest.Name(t, "stays")
-	if err := s.PutName(t.Context(), n, "stays", 0); err != nil {
-		t.Fatal(err)
-	}
-	for _, subj := range []string{
-		"$JS.API.STREAM.DELETE." + subject.NamesStream, "$JS.API.STREAM.PURGE." + subject.NamesStream,
-		"$JS.API.STREAM.MSG.DELETE." + subject.NamesStream, "$JS.API.STREAM.CREATE.X", "$JS.API.STREAM.UPDATE." + subject.NamesStream,
-		"$JS.API.CONSUMER.CREATE." + subject.NamesStream,
-	} {
-		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
-		m, err := nc.RequestWithContext(ctx, subj, []byte(`{"seq":1}`))
-		cancel()
-		if err == nil {
-			t.Errorf("%s is answered: %s", subj, m.Data)
-		}
-	}
-	if err := s.PutName(t.Context(), n, "other", 0); !errors.Is(err, ledger.ErrConflict) {
-		t.Errorf("it is gone: %v", err)
-	}
-	// Messages of the bucket's owner are not removed by a roll-up either.
-	m := nats.NewMsg("$KV." + subject.NamesBucket + "." + subject.Name(n))
-	m.Header.Set("Nats-Rollup", "sub")
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
-	defer cancel()
-	if ack, err := nc.RequestMsgWithContext(ctx, m); err == nil && !hasError(ack.Data) {
-		t.Errorf("a roll-up is accepted: %s", ack.Data)
-	}
-}
-
-func hasError(data []byte) bool {
-	for i := range data {
-		if i+7 <= len(data) && string(data[i:i+7]) == `"error"` {
-			return true
-		}
-	}
-	return false
-}
-
-func TestClosedConnection(t *testing.T) {
-	nc := dial(t, platform.RoleRegistrar)
-	s, err := jetstream.NewNames(nc)
+// What the design rests on is what the servers have, and not only what was asked for:
+// they change some settings by themselves (a mirror of a stream that allows direct
+// gets answers for that stream, whatever its configuration said).
+func TestStreams(t *testing.T) {
+	nc, _ := dial(t, platform.Ledger, platform.RoleSetup)
+	js, err := natsjs.New(nc)
 	if err != nil {
 		t.Fatal(err)
 	}
-	nc.Close()
-	n := ledgertest.Name(t, "closed")
-	if _, _, err := s.Name(t.Context(), n); !errors.Is(err, ledger.ErrUnavailable) {
-		t.Errorf("Name: %v", err)
+	for _, name := range []string{subject.DecisionsStream, "DECISIONS_ams", "DENIALS_ams", "AUDIT_ams"} {
+		s, err := js.Stream(t.Context(), name)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		c := s.CachedInfo().Config
+		if c.Replicas != 3 || !c.DenyDelete || !c.DenyPurge || c.AllowRollup || c.AllowMsgTTL || c.Storage != natsjs.FileStorage {
+			t.Errorf("%s: %+v", name, c)
+		}
+		if home := name == subject.DecisionsStream; c.AllowDirect == home || c.MirrorDirect {
+			t.Errorf("%s: direct get %t, for its origin %t", name, c.AllowDirect, c.MirrorDirect)
+		}
+		if c.NoAck != (name == "DENIALS_ams") {
+			t.Errorf("%s: no acknowledgement: %t", name, c.NoAck)
+		}
 	}
-	if err := s.PutName(t.Context(), n, "x", 0); !errors.Is(err, ledger.ErrUnavailable) {
-		t.Errorf("PutName: %v", err)
+}
+
+// A denial that is not there in time is not told as written; and there is no answer
+// that could be aimed at anything.
+func TestDenialsAreLookedFor(t *testing.T) {
+	write, key := dial(t, platform.Ledger, platform.RoleRegistrar)
+	d := jetstream.NewDenials(write, reader(t), ams(t))
+	write.Close()
+	if err := d.Append(t.Context(), ledger.RevocationKey(ledgertest.Account(t), key), "x"); !errors.Is(err, ledger.ErrUnavailable) {
+		t.Errorf("over a closed connection: %v", err)
+	}
+	write, _ = dial(t, platform.Ledger, platform.RoleRegistrar)
+	blind := reader(t)
+	d = jetstream.NewDenials(write, blind, ams(t))
+	blind.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	if err := d.Append(ctx, ledger.RevocationKey(ledgertest.Account(t), key), "x"); !errors.Is(err, ledger.ErrUnavailable) {
+		t.Errorf("where nobody can look: %v", err)
+	}
+}
+
+func TestClosedConnection(t *testing.T) {
+	nc, self := dial(t, platform.Ledger, platform.RoleHome)
+	s, err := jetstream.NewDecisions(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	read := reader(t)
+	nc.Close()
+	read.Close()
+	key := ledger.NameKey(ledgertest.Name(t, "closed"))
+	if _, _, err := s.Get(t.Context(), key); !errors.Is(err, ledger.ErrUnavailable) {
+		t.Errorf("Get: %v", err)
+	}
+	if err := s.Put(t.Context(), key, "x", 0); !errors.Is(err, ledger.ErrUnavailable) {
+		t.Errorf("Put: %v", err)
+	}
+	src := jetstream.MirrorSource(read, ams(t))
+	if _, err := src.Read(t.Context(), 0, 1); !errors.Is(err, ledger.ErrUnavailable) {
+		t.Errorf("Read: %v", err)
+	}
+	if _, err := src.Last(t.Context()); !errors.Is(err, ledger.ErrUnavailable) {
+		t.Errorf("Last: %v", err)
+	}
+	if err := jetstream.NewRecords(read, ams(t), self).Append(t.Context(), ledgertest.Record(t, self, time.Now(), time.Hour)); !errors.Is(err, ledger.ErrUnavailable) {
+		t.Errorf("Append: %v", err)
+	}
+}
+
+// News of what is decided, of denials and what registrars tell come as hints, under
+// the keys that they are about.
+func TestHints(t *testing.T) {
+	hints, err := jetstream.Hints(reader(t), ams(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := decisions(t)
+	write, user := dial(t, platform.Ledger, platform.RoleRegistrar)
+	name, revoked := ledger.NameKey(ledgertest.Name(t, "hint.ed")), ledger.RevocationKey(ledgertest.Account(t), user)
+	if err := s.Put(t.Context(), name, "decided", 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := jetstream.NewDenials(write, reader(t), ams(t)).Append(t.Context(), revoked, "denied"); err != nil {
+		t.Fatal(err)
+	}
+	if err := write.Publish(subject.Live(ams(t), revoked.String()), []byte("told")); err != nil {
+		t.Fatal(err)
+	}
+	want := []string{name.String() + " decided", revoked.String() + " denied", revoked.String() + " told"}
+	for deadline := time.After(10 * time.Second); len(want) > 0; {
+		select {
+		case h := <-hints:
+			if i := slices.Index(want, h.Subject+" "+h.Data); i >= 0 {
+				want = slices.Delete(want, i, i+1)
+			}
+		case <-deadline:
+			t.Fatalf("not heard: %q", want)
+		}
+	}
+}
+
+// Reading from a moment on begins with the first record of that moment.
+func TestBefore(t *testing.T) {
+	nc, self := dial(t, platform.Auth, platform.RoleIssuer)
+	src := jetstream.RecordsSource(reader(t), ams(t))
+	put := func() uint64 {
+		t.Helper()
+		before, err := src.Last(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := jetstream.NewRecords(nc, ams(t), self).Append(t.Context(), ledgertest.Record(t, self, time.Now(), time.Hour)); err != nil {
+			t.Fatal(err)
+		}
+		for {
+			if last, err := src.Last(t.Context()); err == nil && last > before {
+				return last
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}
+	first := put()
+	time.Sleep(20 * time.Millisecond)
+	between := time.Now()
+	time.Sleep(20 * time.Millisecond)
+	second := put()
+	for at, want := range map[time.Time]uint64{
+		between: second - 1, between.Add(-24 * time.Hour): 0, between.Add(time.Hour): second,
+	} {
+		if got, err := src.Before(t.Context(), at); err != nil || got != want {
+			t.Errorf("before %v: %d %v, want %d (first %d)", at, got, err, want, first)
+		}
 	}
 }
 
@@ -191,10 +309,13 @@ func TestClosedConnection(t *testing.T) {
 func TestNoLeaks(t *testing.T) {
 	ignore := goleak.IgnoreCurrent()
 	t.Run("use", func(t *testing.T) {
-		if _, _, err := names(t).Name(t.Context(), ledgertest.Name(t, "leak")); !errors.Is(err, ledger.ErrNotFound) {
+		if _, _, err := decisions(t).Get(t.Context(), ledger.NameKey(ledgertest.Name(t, "leak"))); !errors.Is(err, ledger.ErrNotFound) {
+			t.Error(err)
+		}
+		if _, err := jetstream.MirrorSource(reader(t), ams(t)).Read(t.Context(), 0, 10); err != nil {
 			t.Error(err)
 		}
 	})
 	// The servers have goroutines of their own that come and go.
-	goleak.VerifyNone(t, ignore, goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server.(*Server).startGoRoutine.func1"))
+	goleak.VerifyNone(t, append(uptest.LeftByServers(), ignore, goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server.(*Server).startGoRoutine.func1"))...)
 }

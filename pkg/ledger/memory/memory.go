@@ -1,57 +1,176 @@
-// Package memory is a ledger in one process's memory, for tests of what is
+// Package memory is the ledger's stores in one process's memory, for tests of what is
 // built on the ledger. It forgets everything when the process ends.
 package memory
 
 import (
 	"context"
+	"sort"
 	"sync"
 
-	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/ledger"
 )
 
-// Names implements ledger.NameStore. The zero value is empty and ready.
-type Names struct {
-	mu      sync.Mutex
-	entries map[ident.Name]record
-	last    uint64
-}
+// Interfaces that the types of this package are for.
+var (
+	_ ledger.DecisionStore = (*Decisions)(nil)
+	_ ledger.DenialStore   = (*Denials)(nil)
+	_ ledger.RecordStore   = (*Records)(nil)
+	_ ledger.Source        = (*Decisions)(nil)
+	_ ledger.Source        = (*Denials)(nil)
+	_ ledger.Source        = (*Records)(nil)
+)
 
-type record struct {
-	entry    string
-	revision uint64
-}
+// Decisions implements ledger.DecisionStore, and ledger.Source of what is in it. The
+// zero value is empty and ready. An entry's revision is its position.
+type Decisions struct{ sequence }
 
-var _ ledger.NameStore = (*Names)(nil)
-
-// Name implements ledger.NameStore.
-func (n *Names) Name(ctx context.Context, name ident.Name) (string, uint64, error) {
+// Get implements ledger.DecisionStore.
+func (d *Decisions) Get(ctx context.Context, key ledger.Key) (token string, revision uint64, err error) {
 	if ctx.Err() != nil {
 		return "", 0, ledger.ErrUnavailable
 	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	r, ok := n.entries[name]
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	s, ok := d.newest[key.String()]
 	if !ok {
 		return "", 0, ledger.ErrNotFound
 	}
-	return r.entry, r.revision, nil
+	return s.Data, s.Seq, nil
 }
 
-// PutName implements ledger.NameStore.
-func (n *Names) PutName(ctx context.Context, name ident.Name, entry string, revision uint64) error {
+// Put implements ledger.DecisionStore.
+func (d *Decisions) Put(ctx context.Context, key ledger.Key, token string, revision uint64) error {
 	if ctx.Err() != nil {
 		return ledger.ErrUnavailable
 	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.entries[name].revision != revision {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.newest[key.String()].Seq != revision {
 		return ledger.ErrConflict
 	}
-	if n.entries == nil {
-		n.entries = make(map[ident.Name]record)
-	}
-	n.last++
-	n.entries[name] = record{entry, n.last}
+	d.add(key.String(), token)
 	return nil
+}
+
+// Denials implements ledger.DenialStore, and ledger.Source of what is in it. The zero
+// value is empty and ready.
+type Denials struct{ sequence }
+
+// Append implements ledger.DenialStore.
+func (d *Denials) Append(ctx context.Context, key ledger.Key, token string) error {
+	if ctx.Err() != nil {
+		return ledger.ErrUnavailable
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.add(key.String(), token)
+	return nil
+}
+
+// Records implements ledger.RecordStore, and ledger.Source of what is in it. The zero
+// value is empty and ready. It keeps every record, and each ID once.
+type Records struct {
+	sequence
+	ids map[string]bool
+}
+
+// Append implements ledger.RecordStore. ErrDamaged if the record is out of shape.
+func (r *Records) Append(ctx context.Context, rec ledger.Record) error {
+	data, err := rec.Encode()
+	if err != nil {
+		return err
+	}
+	if ctx.Err() != nil {
+		return ledger.ErrUnavailable
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.ids[rec.ID] {
+		return nil
+	}
+	if r.ids == nil {
+		r.ids, r.keepAll = make(map[string]bool), true
+	}
+	r.ids[rec.ID] = true
+	r.add(rec.Region.String()+"."+rec.Issuer.String(), string(data))
+	return nil
+}
+
+// sequence is what a stream is: entries in the order in which they were written. An
+// entry whose subject got a newer one is gone, unless keepAll is set.
+type sequence struct {
+	mu      sync.Mutex
+	last    uint64
+	entries []ledger.Stored          // by position, some of them gone
+	newest  map[string]ledger.Stored // of each subject
+	keepAll bool
+	hints   []chan ledger.Stored
+}
+
+// add writes an entry; mu is held.
+func (s *sequence) add(subject, data string) {
+	if s.newest == nil {
+		s.newest = make(map[string]ledger.Stored)
+	}
+	s.last++
+	e := ledger.Stored{Subject: subject, Data: data, Seq: s.last}
+	s.newest[subject] = e
+	if !s.keepAll && len(s.entries) > 2*len(s.newest)+64 {
+		kept := make([]ledger.Stored, 0, len(s.newest)+1)
+		for _, e := range s.entries {
+			if s.holds(e) {
+				kept = append(kept, e)
+			}
+		}
+		s.entries = kept
+	}
+	s.entries = append(s.entries, e)
+	for _, c := range s.hints {
+		select {
+		case c <- e:
+		default:
+		}
+	}
+}
+
+func (s *sequence) holds(e ledger.Stored) bool { return s.keepAll || s.newest[e.Subject].Seq == e.Seq }
+
+// Read implements ledger.Source.
+func (s *sequence) Read(ctx context.Context, after uint64, limit int) ([]ledger.Stored, error) {
+	if ctx.Err() != nil {
+		return nil, ledger.ErrUnavailable
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var found []ledger.Stored
+	begin := sort.Search(len(s.entries), func(i int) bool { return s.entries[i].Seq > after })
+	for _, e := range s.entries[begin:] {
+		if len(found) >= limit {
+			break
+		}
+		if s.holds(e) {
+			found = append(found, e)
+		}
+	}
+	return found, nil
+}
+
+// Last implements ledger.Source.
+func (s *sequence) Last(ctx context.Context) (uint64, error) {
+	if ctx.Err() != nil {
+		return 0, ledger.ErrUnavailable
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.last, nil
+}
+
+// Hints gives each entry that is written from now on, as a republished subject does:
+// one that finds the channel full is lost. The channel is never closed.
+func (s *sequence) Hints(size int) <-chan ledger.Stored {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := make(chan ledger.Stored, size)
+	s.hints = append(s.hints, c)
+	return c
 }

@@ -1,0 +1,165 @@
+package faultstest
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/jwt/v2"
+	"github.com/nats-io/nats.go"
+	natsjs "github.com/nats-io/nats.go/jetstream"
+
+	"github.com/herald-nats/herald/internal/natsconn"
+	"github.com/herald-nats/herald/pkg/ident"
+	"github.com/herald-nats/herald/pkg/keystore"
+	"github.com/herald-nats/herald/pkg/ledger"
+	"github.com/herald-nats/herald/pkg/ledger/jetstream"
+	"github.com/herald-nats/herald/pkg/platform"
+	"github.com/herald-nats/herald/pkg/registrar"
+	"github.com/herald-nats/herald/pkg/subject"
+	"github.com/herald-nats/herald/pkg/wire"
+)
+
+// hand is somebody who can do everything in LEDGER, as no role can: an operator who
+// gave themselves the right, for the worst that a hand can do.
+func (w *world) hand() *nats.Conn {
+	w.t.Helper()
+	load := func(kind keystore.Kind, path ...string) *keystore.Key {
+		k, err := keystore.Load(filepath.Join(append([]string{w.Dir, "operator"}, path...)...), kind)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		return k
+	}
+	signing := load(keystore.Operator, "signing", "nscsetup.nk")
+	token, err := os.ReadFile(filepath.Join(w.Dir, "operator", "accounts", "LEDGER.jwt"))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	claims := must(w.Up.Platform.Operator.VerifyAccount(string(token)))
+	role := must(keystore.Generate(keystore.Account))
+	claims.SigningKeys.Add(role.Public())
+	changed := must(claims.Encode(signing.Pair()))
+	sys := w.dial(platform.System, platform.RoleRegistrar, "ams")
+	ctx, cancel := context.WithTimeout(w.t.Context(), 20*time.Second)
+	defer cancel()
+	resolver := registrar.NewResolver(sys, w.Up.Platform.Operator)
+	servers, err := resolver.Servers(ctx, len(w.Up.Cluster.Servers()))
+	if err == nil {
+		err = resolver.Push(ctx, []string{changed}, servers)
+	}
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	user := newUser(w.t)
+	uc := jwt.NewUserClaims(user.Public())
+	uc.Name, uc.IssuerAccount = "hand", claims.Subject
+	userToken := must(uc.Encode(role.Pair()))
+	r, _ := w.Up.Platform.Document.Region(region("ams"))
+	nc, err := natsconn.Dial(ctx, natsconn.Options{
+		URLs: r.URLs, Name: "hand", InboxPrefix: subject.ServiceInboxPrefix(must(ident.ParseUserKey(user.Public()))),
+		Credential: natsconn.Static{Token: userToken, Key: user},
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(nc.Close)
+	return nc
+}
+
+// Streams that are deleted by hand: what is known is kept and enforced, the log and
+// the counters say what is lost; when the streams are there again, denials are stored
+// again by whoever knows them, and home gives nobody a name that was another's.
+func TestStreamsDeletedByHand(t *testing.T) {
+	w := newWorld(t, false)
+	alice, mallory := newUser(t), newUser(t)
+	for key, name := range map[string]string{"alice": "alice", "mallory": "mallory"} {
+		k := alice
+		if key == "mallory" {
+			k = mallory
+		}
+		if err := w.obtain("ams", k, name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.suspend(w.service("registrar/ams").Denials(), mallory, true)
+	w.equal(within(10 * time.Second))
+	before := w.service("issuer/sgp").Known().Dump()
+
+	js := must(natsjs.New(w.hand()))
+	for _, stream := range []string{subject.DecisionsStream, "DECISIONS_sgp", "DENIALS_ams", "DENIALS_sfo", "DENIALS_sgp"} {
+		// DenyDelete is about messages; a stream goes by who may delete streams.
+		if err := js.DeleteStream(t.Context(), stream); err != nil {
+			t.Fatalf("deleting %s: %v", stream, err)
+		}
+	}
+	if err := w.obtain("sgp", alice, "alice"); err != nil {
+		t.Errorf("with the streams gone: %v", err)
+	}
+	w.enforced("sgp", mallory, "mallory", true)
+	if err := w.obtain("sfo", newUser(t), "bob"); code(err) != wire.ReadOnly {
+		t.Errorf("a new name, with home's bucket gone: %v", err)
+	}
+	if now := w.service("issuer/sgp").Known().Dump(); !bytes.Equal(now, before) {
+		t.Error("what is known has changed")
+	}
+	// A suspension that is made now is in force, though nobody can store it.
+	eve := newUser(t)
+	if err := w.obtain("ams", eve, "alice-2"); code(err) != wire.ReadOnly {
+		t.Errorf("a new name, with home's bucket gone: %v", err)
+	}
+	key := ledger.IdentitySuspension(openIdentity(alice))
+	_, err := w.service("registrar/sfo").Denials().Suspend(t.Context(), key, true, 0, ledger.Suspension{By: "test"})
+	if err == nil || !strings.Contains(err.Error(), "in force") {
+		t.Errorf("a suspension that nobody can store: %v", err)
+	}
+	w.enforced("sgp", alice, "alice", true)
+
+	// The operator makes them anew.
+	var all []ident.Region
+	for _, r := range regions() {
+		all = append(all, region(r))
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	if err := jetstream.Setup(ctx, w.dial(platform.Ledger, platform.RoleSetup, "ams"), region("ams"), all); err != nil {
+		t.Fatal(err)
+	}
+	read := w.dial(platform.Readers, platform.RoleReader, "ams")
+	eventually(t, within(20*time.Second), "all denials are stored again in every region", func() bool {
+		for _, r := range regions() {
+			stored, err := jetstream.DenialsSource(read, region(r)).Read(t.Context(), 0, 100)
+			if err != nil {
+				return false
+			}
+			has := map[string]bool{}
+			for _, s := range stored {
+				has[s.Subject] = true
+			}
+			if !has[key.String()] || !has[ledger.IdentitySuspension(openIdentity(mallory)).String()] {
+				return false
+			}
+		}
+		return true
+	})
+	eventually(t, within(10*time.Second), "the log says that a stream has less than before", func() bool {
+		return strings.Contains(w.log.text(), "has less than before")
+	})
+	if err := w.obtain("ams", eve, "alice"); code(err) != wire.NameTaken {
+		t.Errorf("a name that the bucket has lost, by an issuer that knows it: %v", err)
+	}
+	// Home's registrar itself, asked by an issuer that knows nothing.
+	d := &ledger.Decider{
+		Store: must(jetstream.NewDecisions(w.dial(platform.Ledger, platform.RoleHome, "ams"))), Opener: w.opener(), Signer: w.signer("ams"),
+		Rules: ledger.DefaultNameRules(), Known: w.service("registrar/ams").Known().Version,
+	}
+	if _, err := d.Claim(t.Context(), ledger.Claim{Name: must(ident.ParseName("alice")), Identity: openIdentity(eve), Expires: time.Now().Add(time.Hour)}, time.Now()); err == nil {
+		t.Error("a name that the bucket has lost is given to another")
+	}
+	// New names work again.
+	eventually(t, within(10*time.Second), "a new name", func() bool { return w.obtain("sfo", eve, "eve") == nil })
+}

@@ -1,0 +1,146 @@
+// Package metrics shows to Prometheus what services tell of themselves, over HTTP.
+// It reads the numbers when somebody asks for them and keeps none. It shows no name,
+// key or secret of anybody: whoever reaches the address may read all of it.
+//
+// docs/metrics.md says what each metric means, and when to worry.
+package metrics
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/herald-nats/herald/internal/service"
+)
+
+// collector makes metrics of what services tell.
+type collector struct {
+	services func() []service.Stats // no two of the same service and region
+	now      func() time.Time
+	metrics  []metric
+}
+
+// metric is one metric, and how its values are read from what a service tells: emit is
+// called for each, with values for the metric's own labels.
+type metric struct {
+	desc *prometheus.Desc
+	kind prometheus.ValueType
+	read func(s service.Stats, emit emit)
+}
+
+type emit func(v float64, labels ...string)
+
+// Labels that every metric has, before its own.
+const (
+	labelService = "service"
+	labelRegion  = "region"
+)
+
+func newCollector(services func() []service.Stats, now func() time.Time) *collector {
+	c := &collector{services: services, now: now}
+	add := func(kind prometheus.ValueType, name, help string, read func(service.Stats, emit), labels ...string) {
+		labels = append([]string{labelService, labelRegion}, labels...)
+		c.metrics = append(c.metrics, metric{desc: prometheus.NewDesc(name, help, labels, nil), kind: kind, read: read})
+	}
+	gauge := func(name, help string, read func(service.Stats) int) {
+		add(prometheus.GaugeValue, name, help, func(s service.Stats, emit emit) { emit(float64(read(s))) })
+	}
+	counter := func(name, help string, read func(service.Stats) uint64) {
+		add(prometheus.CounterValue, name, help, func(s service.Stats, emit emit) { emit(float64(read(s))) })
+	}
+
+	// What is known.
+	add(prometheus.GaugeValue, "herald_platform_document_info", "The version of the platform document that is in force; the value is always 1.",
+		func(s service.Stats, emit emit) { emit(1, s.Document.String()) }, "version")
+	gauge("herald_ledger_names", "Names that are known, those that are gone included.",
+		func(s service.Stats) int { return s.Names })
+	gauge("herald_ledger_decided", "Entries decided in home that are known, names not counted.",
+		func(s service.Stats) int { return s.Decided })
+	gauge("herald_ledger_denials", "Suspensions and revocations that are known, ended ones included.",
+		func(s service.Stats) int { return s.Denials })
+
+	// How well.
+	gauge("herald_ledger_complete", "Whether the ledger was read once as a whole, from the copy on the disk or from the region's streams.",
+		func(s service.Stats) int { return number(s.Complete) })
+	add(prometheus.GaugeValue, "herald_ledger_age_seconds", "Time since a comparison last found that nothing of a log is lacking; absent before the first.", c.ages, "log")
+	gauge("herald_ledger_copy_failing", "Whether the copy of the ledger on the disk cannot be written.",
+		func(s service.Stats) int { return number(s.CopyFailing) })
+
+	// What was met since the start.
+	counter("herald_ledger_entries_applied_total", "Entries that came to hold.",
+		func(s service.Stats) uint64 { return s.Ledger.Applied })
+	counter("herald_ledger_entries_refused_total", "Stored entries that are not believed.",
+		func(s service.Stats) uint64 { return s.Ledger.Refused })
+	counter("herald_ledger_entries_ahead_total", "Stored entries that were from the future when they were read.",
+		func(s service.Stats) uint64 { return s.Ledger.Ahead })
+	add(prometheus.CounterValue, "herald_ledger_hints_total", "Hints that came, by whether they are believed.",
+		func(s service.Stats, emit emit) {
+			emit(float64(s.Ledger.Hints), "true")
+			emit(float64(s.Ledger.HintsRefused), "false")
+		}, "believed")
+	counter("herald_ledger_lost_total", "Times that a stream of the ledger had less than before.",
+		func(s service.Stats) uint64 { return s.Ledger.Lost })
+	counter("herald_ledger_reads_failed_total", "Readings of a stream of the ledger that got no answer.",
+		func(s service.Stats) uint64 { return s.Ledger.Failed })
+
+	// Of issuers.
+	issuer := func(read func(*service.IssuerStats) float64) func(service.Stats, emit) {
+		return func(s service.Stats, emit emit) {
+			if s.Issuer != nil {
+				emit(read(s.Issuer))
+			}
+		}
+	}
+	add(prometheus.GaugeValue, "herald_records_waiting", "Records of issued credentials that wait in memory to be written.",
+		issuer(func(s *service.IssuerStats) float64 { return float64(s.Waiting) }))
+	add(prometheus.CounterValue, "herald_records_dropped_total", "Records of issued credentials that were given up.",
+		issuer(func(s *service.IssuerStats) float64 { return float64(s.Dropped) }))
+
+	// Of registrars.
+	registrar := func(read func(*service.RegistrarStats) int) func(service.Stats, emit) {
+		return func(s service.Stats, emit emit) {
+			if s.Registrar != nil {
+				emit(float64(read(s.Registrar)))
+			}
+		}
+	}
+	add(prometheus.GaugeValue, "herald_denials_unstored", "Denials in force that the region's stream was not seen to have.",
+		registrar(func(s *service.RegistrarStats) int { return s.Unstored }))
+	add(prometheus.GaugeValue, "herald_holdings", "Identities that hold a user with a credential.",
+		registrar(func(s *service.RegistrarStats) int { return s.Holdings }))
+	return c
+}
+
+func (c *collector) ages(s service.Stats, emit emit) {
+	for _, a := range s.Ages {
+		if !a.Since.IsZero() {
+			emit(max(0, c.now().Sub(a.Since).Seconds()), a.Source)
+		}
+	}
+}
+
+func number(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// Describe is prometheus.Collector's.
+func (c *collector) Describe(descs chan<- *prometheus.Desc) {
+	for _, m := range c.metrics {
+		descs <- m.desc
+	}
+}
+
+// Collect is prometheus.Collector's.
+func (c *collector) Collect(metrics chan<- prometheus.Metric) {
+	for _, s := range c.services() {
+		for _, m := range c.metrics {
+			m.read(s, func(v float64, labels ...string) {
+				labels = append([]string{s.Service, s.Region.String()}, labels...)
+				metrics <- prometheus.MustNewConstMetric(m.desc, m.kind, v, labels...)
+			})
+		}
+	}
+}

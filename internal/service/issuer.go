@@ -1,0 +1,135 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/herald-nats/herald/internal/endpoint"
+	"github.com/herald-nats/herald/internal/natsconn"
+	"github.com/herald-nats/herald/pkg/ident"
+	"github.com/herald-nats/herald/pkg/issuer"
+	"github.com/herald-nats/herald/pkg/keystore"
+	"github.com/herald-nats/herald/pkg/ledger"
+	"github.com/herald-nats/herald/pkg/ledger/jetstream"
+	"github.com/herald-nats/herald/pkg/platform"
+	"github.com/herald-nats/herald/pkg/provision"
+)
+
+func (c *Config) startIssuer(ctx, run context.Context, r *Running, log *slog.Logger) error {
+	seal, err := keystore.Load(filepath.Join(c.dir, platform.SealKeyFile), keystore.Curve)
+	if err != nil {
+		return fmt.Errorf("the region key: %w", err)
+	}
+	if r, _ := c.platform.Region(c.Region); r.SealKey.String() != seal.Public() {
+		return fmt.Errorf("%s: %w: its region key is %s; the platform document says %s", c.dir, ErrConfig, seal.Public(), r.SealKey)
+	}
+	keys, err := c.roleKeys()
+	if err != nil {
+		return err
+	}
+	creds := natsconn.FileCredential{Path: filepath.Join(c.dir, platform.AuthCreds)}
+	self, err := c.verifySelf(creds, platform.Auth, platform.RoleIssuer)
+	if err != nil {
+		return err
+	}
+	secret, err := secretOf(creds)
+	if err != nil {
+		return err
+	}
+	r.User = self.String()
+	guest, err := ident.ParseLabel(platform.Guest)
+	if err != nil {
+		return err
+	}
+	nc, err := c.dial(ctx, r, creds, self, "ledger", log)
+	if err != nil {
+		return err
+	}
+	know, err := c.know(nc, self, secret, log)
+	if err != nil {
+		return err
+	}
+	recorder := provision.NewRecorder(jetstream.NewRecords(nc, c.Region, self), log)
+	r.recorder = recorder
+	svc := provision.New(provision.Config{
+		Region: c.Region, Self: self, SealKey: seal, RoleKeys: keys, Ledger: know.projection,
+		Names:   provision.NewNames(nc, know.projection, c.opener),
+		Records: recorder, Guests: []ident.Label{guest}, Log: log, Now: time.Now, Spread: issuer.Spread,
+	})
+	use := func(e ledger.Entry) {
+		if e.Key == ledger.PlatformKey() {
+			svc.Use(know.document()) // which may be newer than e by now
+		}
+	}
+	know.changed.Store(&use)
+	know.run(run, r)
+	r.work.Go(func() { recorder.Run(run) })
+	// Not complete is not ready, and not ready is not subscribed.
+	if err := know.complete(ctx); err != nil {
+		return err
+	}
+	svc.Use(know.document())
+	stats := func() any { return r.Stats().shown() }
+	for _, door := range []struct {
+		name      string
+		endpoints []endpoint.Endpoint
+	}{{"renew", svc.MemberEndpoints()}, {"issue", svc.GuestEndpoints()}} {
+		nc, err := c.dial(ctx, r, creds, self, door.name, log)
+		if err != nil {
+			return err
+		}
+		s, err := endpoint.Serve(nc, Issuer, provision.Queue, "credentials in "+c.Region.String()+": "+door.name, door.endpoints, stats)
+		if err != nil {
+			return err
+		}
+		r.servers = append(r.servers, s)
+	}
+	return nil
+}
+
+// roleKeys loads all role keys that are in the folder. Which of them are for what is
+// the platform document's to say; those that its present version offers must be here.
+func (c *Config) roleKeys() (provision.RoleKeys, error) {
+	dir := filepath.Join(c.dir, "roles")
+	files, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("the role keys: %w", err)
+	}
+	keys := provision.RoleKeys{}
+	for _, f := range files {
+		if f.IsDir() || filepath.Ext(f.Name()) != ".nk" {
+			continue
+		}
+		key, err := keystore.Load(filepath.Join(dir, f.Name()), keystore.Account)
+		if err != nil {
+			return nil, fmt.Errorf("the key of role %s: %w", strings.Replace(strings.TrimSuffix(f.Name(), ".nk"), ".", "/", 1), err)
+		}
+		pub, err := ident.ParseAccountKey(key.Public())
+		if err != nil {
+			return nil, err
+		}
+		keys[pub] = key
+	}
+	d, _ := c.entry.Body.(*ledger.Document)
+	for _, o := range d.Policy.Offers {
+		a, _ := d.Public.Account(o.Account)
+		for _, role := range a.Roles {
+			if role.Name != o.Role || keys[role.Key] != nil {
+				continue
+			}
+			path := filepath.Join(dir, o.Account.String()+"."+o.Role.String()+".nk")
+			if _, err := os.Stat(path); err != nil {
+				return nil, fmt.Errorf("the key of role %s/%s: %w", o.Account, o.Role, err)
+			}
+			return nil, fmt.Errorf("%s: %w: it is not the key of role %s/%s of this platform", path, ErrConfig, o.Account, o.Role)
+		}
+	}
+	return keys, nil
+}

@@ -1,0 +1,236 @@
+package service
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/herald-nats/herald/internal/endpoint"
+	"github.com/herald-nats/herald/internal/natsconn"
+	"github.com/herald-nats/herald/pkg/ident"
+	"github.com/herald-nats/herald/pkg/keystore"
+	"github.com/herald-nats/herald/pkg/ledger"
+	"github.com/herald-nats/herald/pkg/ledger/jetstream"
+	"github.com/herald-nats/herald/pkg/platform"
+	"github.com/herald-nats/herald/pkg/registrar"
+	"github.com/herald-nats/herald/pkg/subject"
+)
+
+// keeper is the parts of a registrar that work on the ledger.
+type keeper struct {
+	know    *knowledge
+	signing *keystore.Key
+	denials *registrar.Denials
+	records *registrar.Records
+	longest longest
+	refresh chan ledger.Record // names that are to be kept for their holders
+}
+
+func (c *Config) startRegistrar(ctx, run context.Context, r *Running, log *slog.Logger) error {
+	signing, err := keystore.Load(filepath.Join(c.dir, platform.SigningFile), keystore.Operator)
+	if err != nil {
+		return fmt.Errorf("the operator signing key: %w", err)
+	}
+	if !c.operator.Signs(signing.Public()) {
+		return fmt.Errorf("%s: %w: %s is not an operator signing key of this platform", c.dir, ErrConfig, signing.Public())
+	}
+	accounts, err := platform.ReadAccounts(filepath.Join(c.dir, "accounts"), c.operator)
+	if err != nil {
+		return err
+	}
+	sys, _, err := c.attach(ctx, r, platform.SystemCreds, platform.System, platform.RoleRegistrar, "system", log)
+	if err != nil {
+		return err
+	}
+	k := &keeper{signing: signing, refresh: make(chan ledger.Record, 1024)}
+	if err := c.keepLedger(ctx, run, r, k, log); err != nil {
+		return err
+	}
+	if c.Region == c.platform.Home {
+		if err := c.decide(ctx, run, r, k, log); err != nil {
+			return err
+		}
+	}
+	r.work.Go(func() {
+		if err := registrar.NewResolver(sys, c.operator).Watch(run, accounts, log); err != nil {
+			log.Error("servers are not watched", "error", err)
+		}
+	})
+	return nil
+}
+
+// attach verifies creds of the folder and connects with them.
+func (c *Config) attach(ctx context.Context, r *Running, file, account, role, what string, log *slog.Logger) (*nats.Conn, ident.UserKey, error) {
+	creds := natsconn.FileCredential{Path: filepath.Join(c.dir, file)}
+	self, err := c.verifySelf(creds, account, role)
+	if err != nil {
+		return nil, self, err
+	}
+	nc, err := c.dial(ctx, r, creds, self, what, log)
+	return nc, self, err
+}
+
+// keepLedger follows the ledger, keeps the region's denials, and takes note of what
+// is issued in every region.
+func (c *Config) keepLedger(ctx, run context.Context, r *Running, k *keeper, log *slog.Logger) error {
+	write, self, err := c.attach(ctx, r, platform.LedgerCreds, platform.Ledger, platform.RoleRegistrar, "ledger", log)
+	if err != nil {
+		return err
+	}
+	r.User = self.String()
+	read, reader, err := c.attach(ctx, r, platform.ReaderCreds, platform.Readers, platform.RoleReader, "reader", log)
+	if err != nil {
+		return err
+	}
+	secret, err := secretOf(natsconn.FileCredential{Path: filepath.Join(c.dir, platform.ReaderCreds)})
+	if err != nil {
+		return err
+	}
+	if k.know, err = c.know(read, reader, secret, log); err != nil {
+		return err
+	}
+	k.denials = &registrar.Denials{
+		Region: c.Region, Self: self, Store: jetstream.NewDenials(write, read, c.Region), Projection: k.know.projection,
+		Opener: c.opener, Signer: ledger.KeySigner{Key: k.signing}, Publish: write.Publish, Log: log, Now: time.Now,
+	}
+	k.longest.see(k.know.document().Policy)
+	changed := func(e ledger.Entry) {
+		k.denials.Changed(e)
+		if e.Key == ledger.PlatformKey() {
+			d := k.know.document()
+			k.longest.see(d.Policy)
+			log.Info("the platform document is in force", "version", d.Public.Version.String())
+		}
+	}
+	k.know.changed.Store(&changed)
+	f := k.know.follower
+	f.Stored = func(l string, e ledger.Entry) {
+		if l == logDenials {
+			k.denials.Stored(e)
+		}
+	}
+	f.Spoilt = func(l, key string) {
+		if l == logDenials {
+			k.denials.Spoilt(key)
+		}
+	}
+	f.Emptied = func(l string) {
+		if l == logDenials {
+			k.denials.Emptied()
+		}
+	}
+	// What was known from the copy alone is looked after too.
+	k.denials.Emptied()
+	k.know.run(run, r)
+	if err := k.listen(write, c.Region); err != nil {
+		return err
+	}
+	r.work.Go(func() { k.denials.Run(run) })
+
+	k.records = &registrar.Records{Holdings: ledger.NewHoldings(), Longest: k.longest.get, Log: log, Now: time.Now}
+	if c.Region == c.platform.Home {
+		k.records.Issued = k.issued
+	}
+	if err := jetstream.RecordNews(read, k.records.News); err != nil {
+		return err
+	}
+	for _, region := range c.platform.Regions {
+		r.work.Go(func() { k.records.Follow(run, region.Name.String(), jetstream.RecordsSource(read, region.Name)) })
+	}
+	r.keeper = k
+	return nil
+}
+
+// listen hears the other registrars. One of a region is enough to answer a
+// comparison; what is sent, all of them want.
+func (k *keeper) listen(nc *nats.Conn, region ident.Region) error {
+	take := func(m *nats.Msg) { k.denials.Message(m.Subject[strings.LastIndexByte(m.Subject, '.')+1:], m.Data) }
+	if _, err := nc.Subscribe(subject.PeerDigests, take); err != nil {
+		return fmt.Errorf("listening for other registrars: %w", err)
+	}
+	if _, err := nc.QueueSubscribe(subject.PeerCompare(region), registrar.Queue, take); err != nil {
+		return fmt.Errorf("listening for other registrars: %w", err)
+	}
+	if _, err := nc.Subscribe(subject.PeerEntries(region), take); err != nil {
+		return fmt.Errorf("listening for other registrars: %w", err)
+	}
+	return nil
+}
+
+// issued sees whether a credential keeps an open name for longer.
+func (k *keeper) issued(rec ledger.Record) {
+	if rec.Name.IsZero() || rec.Identity.Kind() != ident.KindOpen {
+		return
+	}
+	n, gone, ok := k.know.projection.Name(rec.Name)
+	rules := k.know.document().Names
+	if !ok || gone || n.Holder != rec.Identity || n.Until == 0 ||
+		time.Unix(rec.Expires, 0).Add(rules.Lapse).Sub(time.Unix(n.Until, 0)) < rules.Step {
+		return
+	}
+	select {
+	case k.refresh <- rec:
+	default: // the next renewal says it again
+	}
+}
+
+// decide answers what issuers ask of home, and keeps names for their holders.
+func (c *Config) decide(ctx, run context.Context, r *Running, k *keeper, log *slog.Logger) error {
+	store, _, err := c.attach(ctx, r, platform.HomeCreds, platform.Ledger, platform.RoleHome, "decisions", log)
+	if err != nil {
+		return err
+	}
+	decisions, err := jetstream.NewDecisions(store)
+	if err != nil {
+		return err
+	}
+	auth, err := ident.ParseLabel(platform.Auth)
+	if err != nil {
+		return err
+	}
+	decider := func() *ledger.Decider {
+		return &ledger.Decider{
+			Store: decisions, Opener: c.opener, Signer: ledger.KeySigner{Key: k.signing},
+			Rules: k.know.document().Names, Known: k.know.projection.Version,
+		}
+	}
+	home := &registrar.Home{
+		Decider: decider, Document: k.know.document, Issuers: auth, Limits: registrar.DefaultLimits(), Log: log, Now: time.Now,
+		Suspended: func(id ident.Identity) bool {
+			_, denied := k.know.projection.Denied(id, ident.AccountKey{}, ident.UserKey{})
+			return denied
+		},
+	}
+	// Before it is complete it could decide against what was decided.
+	if err := k.know.complete(ctx); err != nil {
+		return err
+	}
+	nc, _, err := c.attach(ctx, r, platform.HomeCreds, platform.Ledger, platform.RoleHome, "home", log)
+	if err != nil {
+		return err
+	}
+	s, err := endpoint.ServeQuiet(nc, registrar.Queue, home.Endpoints())
+	if err != nil {
+		return err
+	}
+	r.servers = append(r.servers, s)
+	r.work.Go(func() {
+		for {
+			select {
+			case <-run.Done():
+				return
+			case rec := <-k.refresh:
+				// A failure is nothing to tell: the next renewal asks again.
+				if _, err := decider().Refresh(run, rec.Name, rec.Identity, time.Unix(rec.Expires, 0), time.Now()); err != nil {
+					log.Debug("a name was not kept for longer", "name", rec.Name.String(), "error", err)
+				}
+			}
+		}
+	})
+	return nil
+}

@@ -1,0 +1,94 @@
+package service
+
+import (
+	"time"
+
+	"github.com/herald-nats/herald/pkg/ident"
+	"github.com/herald-nats/herald/pkg/ledger"
+	"github.com/herald-nats/herald/pkg/trust"
+)
+
+// Stats are what a service tells of itself at one moment: numbers, and no name, key or
+// secret of anybody. What is counted is counted since the service started.
+type Stats struct {
+	Service  string
+	Region   ident.Region
+	Document trust.Version // of the platform document that is in force
+
+	Names   int // that are known, those that are gone included
+	Decided int // other entries that home decided
+	Denials int // suspensions and revocations
+
+	// Complete: what is known is as complete as the copy was, or as the region's
+	// streams were when they had been read once. It says nothing of how fresh it is.
+	Complete bool
+	Ages     []ledger.Age
+	Ledger   ledger.Stats
+	// CopyFailing: what changes is not written to the disk now. The service works, and
+	// its next start reads from the ledger what the disk lacks.
+	CopyFailing bool
+
+	Issuer    *IssuerStats    // nil for a registrar
+	Registrar *RegistrarStats // nil for an issuer
+}
+
+// IssuerStats are what only an issuer has.
+type IssuerStats struct {
+	Waiting int    // records that wait to be written
+	Dropped uint64 // records that were given up
+}
+
+// RegistrarStats are what only a registrar has.
+type RegistrarStats struct {
+	Unstored int // denials in force that the region's stream was not seen to have
+	Holdings int // identities that hold a user
+}
+
+// Stats gives them as they are now. It may be called by any goroutine, also while the
+// service drains and after it.
+func (r *Running) Stats() Stats {
+	s := r.knows.stats()
+	s.Service, s.Region = r.Service, r.Region
+	if r.recorder != nil {
+		waiting, dropped := r.recorder.Waiting()
+		s.Issuer = &IssuerStats{Waiting: waiting, Dropped: dropped}
+	}
+	if r.keeper != nil {
+		s.Registrar = &RegistrarStats{Unstored: r.keeper.denials.Unstored(), Holdings: r.keeper.records.Holdings.Len()}
+	}
+	return s
+}
+
+// stats are what is known of the ledger, and how well.
+func (k *knowledge) stats() Stats {
+	s := Stats{
+		Document: k.document().Public.Version, Ages: k.follower.Ages(), Ledger: k.follower.Stats(),
+		CopyFailing: k.copy == nil || k.failing.Load(),
+	}
+	s.Names, s.Decided, s.Denials = k.projection.Len()
+	select {
+	case <-k.follower.Ready():
+		s.Complete = true
+	default:
+	}
+	return s
+}
+
+// shown is how `nats micro stats` shows an issuer's.
+func (s Stats) shown() map[string]any {
+	ages := map[string]string{}
+	for _, a := range s.Ages {
+		ages[a.Source] = "never"
+		if !a.Since.IsZero() {
+			ages[a.Source] = time.Since(a.Since).Round(time.Millisecond).String()
+		}
+	}
+	all := map[string]any{
+		"document": s.Document.String(), "names": s.Names, "decided": s.Decided, "denials": s.Denials,
+		"age": ages, "follower": s.Ledger, "copy_failing": s.CopyFailing,
+	}
+	if s.Issuer != nil {
+		all["records_waiting"], all["records_dropped"] = s.Issuer.Waiting, s.Issuer.Dropped
+	}
+	return all
+}

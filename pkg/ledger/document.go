@@ -1,0 +1,117 @@
+package ledger
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/herald-nats/herald/pkg/policy"
+	"github.com/herald-nats/herald/pkg/trust"
+)
+
+// Document is the platform document: all that an operator decides about the
+// platform, as one statement with one version. Its public part is a document of its
+// own, which clients verify without seeing the rest.
+type Document struct {
+	Public      *trust.Platform
+	PublicToken string // what auth.v1.info hands out
+	Policy      policy.Policy
+	Names       NameRules
+}
+
+// documentBody is the entry's body.
+type documentBody struct {
+	Public string        `json:"public"`
+	Policy policy.Policy `json:"policy"`
+	Names  NameRules     `json:"names"`
+}
+
+// SignDocument gives the token of a platform document: its public part is signed
+// first, then all of it, by the same operator signing key. Its version is the public
+// part's.
+func SignDocument(s KeySigner, public *trust.Platform, p policy.Policy, names NameRules, now time.Time) (string, error) {
+	token, err := public.Sign(s.Key, now)
+	if err != nil {
+		return "", err
+	}
+	body, err := json.Marshal(documentBody{Public: token, Policy: p, Names: names})
+	if err != nil {
+		return "", fmt.Errorf("encoding the platform document: %w", err)
+	}
+	return s.Sign(trust.Entry{Subject: PlatformKey().s, Version: public.Version.Rank(), At: now.UnixMilli(), Body: body})
+}
+
+// openDocument reads a platform document whose signature is verified.
+func openDocument(op *trust.Operator, e trust.Entry) (*Document, error) {
+	b, err := decode[documentBody](e.Body)
+	if err != nil {
+		return nil, err
+	}
+	d := &Document{PublicToken: b.Public, Policy: b.Policy, Names: b.Names}
+	if d.Public, err = op.OpenPlatform(b.Public); err != nil {
+		return nil, fmt.Errorf("its public part: %w", err)
+	}
+	if d.Public.Version.Rank() != e.Version || e.Denies {
+		return nil, fmt.Errorf("version %d around a public part of version %s: %w", e.Version, d.Public.Version, trust.ErrUntrusted)
+	}
+	if b.Names.Lapse <= 0 || b.Names.Rest < 0 || b.Names.Step <= 0 {
+		return nil, fmt.Errorf("its rules for names are out of shape")
+	}
+	return d, d.check()
+}
+
+// check refuses a document that would leave the platform without what it needs.
+func (d *Document) check() error {
+	if len(d.Policy.Offers) == 0 {
+		return fmt.Errorf("it offers nothing to anybody")
+	}
+	if _, ok := d.Public.Region(d.Public.Home); !ok {
+		return fmt.Errorf("its home %s is none of its regions", d.Public.Home)
+	}
+	for _, o := range d.Policy.Offers {
+		a, ok := d.Public.Account(o.Account)
+		if !ok {
+			return fmt.Errorf("it offers a role of account %s, which it does not have", o.Account)
+		}
+		if !a.HasRole(o.Role) {
+			return fmt.Errorf("it offers role %s/%s, which it does not have", o.Account, o.Role)
+		}
+		if o.Default <= 0 || o.Longest < o.Default {
+			return fmt.Errorf("lifetimes of role %s/%s are out of order", o.Account, o.Role)
+		}
+	}
+	return nil
+}
+
+// PutDocument puts a platform document that was signed, if it is newer than the one
+// that the ledger has. Putting what is there changes nothing. ErrOld, ErrDamaged,
+// ErrAhead, ErrConflict, ErrUnavailable.
+func (d *Decider) PutDocument(ctx context.Context, token string) (Entry, error) {
+	key := PlatformKey()
+	e, err := d.Opener.Open(key.s, token)
+	if err != nil {
+		return Entry{}, err
+	}
+	cur, revision, err := d.get(ctx, key)
+	// What is damaged or lost is mended by a document that its signer made for that.
+	if err != nil && !errors.Is(err, ErrDamaged) && !errors.Is(err, ErrLost) {
+		return Entry{}, err
+	}
+	if d.Known != nil && d.Known(key) > e.Version {
+		return Entry{}, fmt.Errorf("the platform document: %w", ErrOld)
+	}
+	if cur != nil {
+		if cur.Sum == e.Sum {
+			return e, nil
+		}
+		if cur.Version >= e.Version {
+			return Entry{}, fmt.Errorf("the platform document: %w", ErrOld)
+		}
+	}
+	if err := d.Store.Put(ctx, key, token, revision); err != nil {
+		return Entry{}, fmt.Errorf("putting the platform document: %w", err)
+	}
+	return e, nil
+}

@@ -1,0 +1,462 @@
+package ledger
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/herald-nats/herald/internal/wait"
+)
+
+// Log is one sequence of entries that a reader follows.
+type Log struct {
+	// Name is what it is called in logs, metrics and copies.
+	Name string
+	// Near has the log in the reader's own region. The reader is ready when it has
+	// read this once.
+	Near Source
+	// Far, if any, is where Near is copied from, with the same positions: it is asked
+	// for what Near lacks, because a mirror may take half a minute after a cut.
+	Far Source
+	// Takes tells which entries belong into the log; another is refused, whoever signed
+	// it. nil takes all.
+	Takes func(Key) bool
+}
+
+// Defaults of a Follower.
+const (
+	// CompareEvery is how often a follower compares its position with its sources.
+	CompareEvery = time.Second
+	// batch is how many entries are read at once.
+	batch = 1024
+	// suspicious is how many times in a row a source must have less than before until
+	// that is believed: another replica, a moment behind, may have answered.
+	suspicious = 3
+	// maxAhead bounds, in bytes, the entries from the future that are kept until their time.
+	maxAhead = 4 << 20
+)
+
+// Follower fills a Projection from its sources and keeps it up to date: by hints,
+// which are quick and may be lost or forged, and by comparing positions, which is
+// slower and sure. What it reads it believes for its signature alone.
+type Follower struct {
+	Projection *Projection
+	Opener     Opener
+	Logs       []Log
+	// Hints are entries as somebody says that they are now; Seq is not looked at. nil:
+	// there are none.
+	Hints <-chan Stored
+	// Positions are where a copy left off, by the name of the log; nil reads everything.
+	// With positions the reader is ready at once.
+	Positions map[string]uint64
+	// Every is how often positions are compared; 0: CompareEvery.
+	Every time.Duration
+	// Stored, Spoilt and Emptied tell what is known to be kept in the reader's region,
+	// by the name of the log; each may be nil. Stored is called with each entry that
+	// Near had, after it is applied; Spoilt with each key under which Near had
+	// something that is not believed; Emptied when Near has less than before, and
+	// is read again from its beginning.
+	Stored  func(log string, e Entry)
+	Spoilt  func(log, key string)
+	Emptied func(log string)
+	Log     *slog.Logger
+
+	start sync.Once
+	ready chan struct{}
+	left  atomic.Int32 // logs that were not read once
+	state []*logState
+	stats stats
+	limit *rate.Limiter
+
+	aheadMu   sync.Mutex
+	ahead     map[string]waiting // by token: of one key there may be several
+	aheadSize int
+	aheadLost bool // there was one too many
+}
+
+// waiting is an entry from the future.
+type waiting struct {
+	key string
+	log string // whose near source had it, if any
+}
+
+// logState is how far one log was read.
+type logState struct {
+	Log
+	mu sync.Mutex
+	// near and far are how far each source was read. They go together, since the
+	// sources have the same positions, until one of them has less than before: it
+	// counts anew, and each is read by its own.
+	near, far uint64
+	apart     bool
+	fresh     time.Time // when it last lacked nothing
+}
+
+func (l *logState) at(near bool) uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if near {
+		return l.near
+	}
+	return l.far
+}
+
+// covered is the position up to which everything was applied, whichever source it is
+// asked of.
+func (l *logState) covered() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.Far == nil {
+		return l.near
+	}
+	return min(l.near, l.far)
+}
+
+// advance notes that everything up to a position was applied.
+func (l *logState) advance(near bool, to uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if near || !l.apart {
+		l.near = max(l.near, to)
+	}
+	if !near || !l.apart {
+		l.far = max(l.far, to)
+	}
+}
+
+// again lets a source be read from its beginning.
+func (l *logState) again(near bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.apart = true
+	if near {
+		l.near = 0
+	} else {
+		l.far = 0
+	}
+}
+
+// lacksNothing notes that a source had nothing new. Where there is a far one, that is
+// the one whose word counts: near may be cut off from it.
+func (l *logState) lacksNothing(near bool, now time.Time) {
+	if near && l.Far != nil {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.fresh = now
+}
+
+type stats struct {
+	applied, known, refused, ahead, hints, hintsRefused, lost, failed atomic.Uint64
+}
+
+// Stats count what a follower met since its start.
+type Stats struct {
+	Applied      uint64 `json:"applied"`       // entries that came to hold
+	Known        uint64 `json:"known"`         // entries that changed nothing
+	Refused      uint64 `json:"refused"`       // stored entries that are not believed
+	Ahead        uint64 `json:"ahead"`         // entries from the future
+	Hints        uint64 `json:"hints"`         // hints that were taken
+	HintsRefused uint64 `json:"hints_refused"` // hints that are not believed
+	Lost         uint64 `json:"lost"`          // times that a source had less than before
+	Failed       uint64 `json:"failed"`        // readings that got no answer
+}
+
+// Stats gives the counts.
+func (f *Follower) Stats() Stats {
+	s := &f.stats
+	return Stats{
+		Applied: s.applied.Load(), Known: s.known.Load(), Refused: s.refused.Load(), Ahead: s.ahead.Load(),
+		Hints: s.hints.Load(), HintsRefused: s.hintsRefused.Load(), Lost: s.lost.Load(), Failed: s.failed.Load(),
+	}
+}
+
+func (f *Follower) init() {
+	f.start.Do(func() {
+		f.ready = make(chan struct{})
+		f.limit = rate.NewLimiter(1, 10)
+		f.ahead = make(map[string]waiting)
+		if f.Every == 0 {
+			f.Every = CompareEvery
+		}
+		f.left.Store(int32(len(f.Logs))) // #nosec G115 -- a few
+		for _, l := range f.Logs {
+			f.state = append(f.state, &logState{Log: l, near: f.Positions[l.Name], far: f.Positions[l.Name]})
+		}
+		if f.Positions != nil || len(f.Logs) == 0 {
+			close(f.ready)
+			f.left.Store(-1)
+		}
+	})
+}
+
+// Ready is closed when the projection is complete: as complete as a copy was, or as
+// the near sources were when they had been read once. It says nothing of how fresh
+// it is; Ages does.
+func (f *Follower) Ready() <-chan struct{} {
+	f.init()
+	return f.ready
+}
+
+// Ages tells of each log since when the projection may lack something of it.
+func (f *Follower) Ages() []Age {
+	f.init()
+	ages := make([]Age, len(f.state))
+	for i, l := range f.state {
+		l.mu.Lock()
+		ages[i] = Age{Source: l.Name, Since: l.fresh}
+		l.mu.Unlock()
+	}
+	return ages
+}
+
+// At gives the positions that were read, by the name of the log: everything up to
+// there was applied. It is nil while an entry from the future waits in memory: whoever
+// reads on from a later position would never see it.
+func (f *Follower) At() map[string]uint64 {
+	f.init()
+	f.aheadMu.Lock()
+	defer f.aheadMu.Unlock()
+	if f.aheadSize > 0 || f.aheadLost {
+		return nil
+	}
+	at := make(map[string]uint64, len(f.state))
+	for _, l := range f.state {
+		at[l.Name] = l.covered()
+	}
+	return at
+}
+
+// Run follows until ctx ends. It owns the goroutines that it starts.
+func (f *Follower) Run(ctx context.Context) {
+	f.init()
+	var work sync.WaitGroup
+	defer work.Wait()
+	for _, l := range f.state {
+		work.Go(func() { f.follow(ctx, l) })
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case h, ok := <-f.Hints:
+			if !ok {
+				f.Hints = nil
+				continue
+			}
+			f.hint(h)
+		}
+	}
+}
+
+func (f *Follower) hint(h Stored) {
+	e, err := f.Opener.Open(h.Subject, h.Data)
+	if err != nil {
+		f.stats.hintsRefused.Add(1)
+		f.complain("a hint is not believed", "error", err)
+		if errors.Is(err, ErrAhead) {
+			f.postpone("", h)
+		}
+		return
+	}
+	f.stats.hints.Add(1)
+	f.apply(e)
+}
+
+func (f *Follower) apply(e Entry) {
+	if f.Projection.Apply(e) {
+		f.stats.applied.Add(1)
+	} else {
+		f.stats.known.Add(1)
+	}
+}
+
+// follow reads one log: all of it once, from near; then what is new, from near and
+// from far, side by side, since far may not answer for long.
+func (f *Follower) follow(ctx context.Context, l *logState) {
+	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
+		err := f.read(ctx, l, l.Near, true)
+		if err == nil {
+			break
+		}
+		f.failed(l, err)
+		if wait.For(ctx, pause) != nil {
+			return
+		}
+	}
+	if f.left.Add(-1) == 0 {
+		close(f.ready)
+	}
+	var work sync.WaitGroup
+	defer work.Wait()
+	if l.Far != nil {
+		work.Go(func() { f.compare(ctx, l, l.Far, false) })
+	}
+	f.compare(ctx, l, l.Near, true)
+}
+
+// compare asks a source now and then for its last position and reads what is new.
+func (f *Follower) compare(ctx context.Context, l *logState, s Source, near bool) {
+	var (
+		seen uint64 // the greatest that this source had
+		less int    // how often in a row it had less
+	)
+	// What was read of a source, now or for a copy, it had; and what a near copy had, the
+	// far source had. Only a near copy may never have had what came from far.
+	if !near || l.Far == nil {
+		seen = l.at(near)
+	}
+	for wait.For(ctx, f.Every) == nil {
+		if near {
+			f.retryAhead()
+		}
+		last, err := s.Last(ctx)
+		if err != nil {
+			f.failed(l, err)
+			continue
+		}
+		if last < seen {
+			if less++; less < suspicious {
+				continue
+			}
+			// What was applied stays: entries hold by their signatures and versions.
+			f.stats.lost.Add(1)
+			f.Log.Error("a stream of the ledger has less than before; what is known is kept, and the stream is read again",
+				"log", l.Name, "near", near, "had", seen, "has", last)
+			if near && f.Emptied != nil {
+				f.Emptied(l.Name)
+			}
+			l.again(near)
+		}
+		seen, less = last, 0
+		if last <= l.at(near) {
+			l.lacksNothing(near, f.Opener.Now())
+		} else if err := f.read(ctx, l, s, near); err != nil {
+			f.failed(l, err)
+		}
+	}
+}
+
+// read applies everything of a source that was not read yet.
+func (f *Follower) read(ctx context.Context, l *logState, s Source, near bool) error {
+	for {
+		from := l.at(near)
+		entries, err := s.Read(ctx, from, batch)
+		if err != nil {
+			return err
+		}
+		if len(entries) == 0 {
+			l.lacksNothing(near, f.Opener.Now())
+			return nil
+		}
+		f.take(l, entries, near)
+		// Only what was applied counts as read: a copy is written from here.
+		to := entries[len(entries)-1].Seq
+		if to <= from {
+			return fmt.Errorf("%w: asked for what is after %d, it gives %d", ErrUnavailable, from, to)
+		}
+		l.advance(near, to)
+	}
+}
+
+// take opens and applies entries on all processors: verifying is what costs.
+func (f *Follower) take(l *logState, entries []Stored, near bool) {
+	n := min(runtime.GOMAXPROCS(0), (len(entries)+63)/64)
+	size := (len(entries) + n - 1) / n
+	var work sync.WaitGroup
+	for begin := 0; begin < len(entries); begin += size {
+		part := entries[begin:min(begin+size, len(entries))]
+		work.Go(func() {
+			for _, s := range part {
+				f.takeOne(l, s, near)
+			}
+		})
+	}
+	work.Wait()
+}
+
+func (f *Follower) takeOne(l *logState, s Stored, near bool) {
+	e, err := f.Opener.Open(s.Subject, s.Data)
+	if err == nil && l.Takes != nil && !l.Takes(e.Key) {
+		err = fmt.Errorf("an entry of %s does not belong into the log of %s: %w", e.Key, l.Name, ErrDamaged)
+	}
+	switch {
+	case errors.Is(err, ErrAhead):
+		f.stats.ahead.Add(1)
+		f.complain("an entry from the future waits", "seq", s.Seq, "error", err)
+		log := ""
+		if near {
+			log = l.Name
+		}
+		f.postpone(log, s)
+		return
+	case err != nil:
+		f.stats.refused.Add(1)
+		f.complain("a stored entry is not believed", "log", l.Name, "seq", s.Seq, "error", err)
+		if near && f.Spoilt != nil {
+			f.Spoilt(l.Name, s.Subject)
+		}
+		return
+	}
+	f.apply(e)
+	if near && f.Stored != nil {
+		f.Stored(l.Name, e)
+	}
+}
+
+// postpone keeps an entry from the future: it is tried again, because nothing else
+// would bring it once the clocks agree.
+func (f *Follower) postpone(log string, s Stored) {
+	f.aheadMu.Lock()
+	defer f.aheadMu.Unlock()
+	have, ok := f.ahead[s.Data]
+	if !ok {
+		if f.aheadSize+len(s.Data) > maxAhead {
+			f.aheadLost = true
+			return
+		}
+		f.aheadSize += len(s.Data)
+	}
+	f.ahead[s.Data] = waiting{key: s.Subject, log: cmp.Or(log, have.log)}
+}
+
+func (f *Follower) retryAhead() {
+	f.aheadMu.Lock()
+	defer f.aheadMu.Unlock()
+	for token, w := range f.ahead {
+		e, err := f.Opener.Open(w.key, token)
+		if errors.Is(err, ErrAhead) {
+			continue
+		}
+		delete(f.ahead, token)
+		f.aheadSize -= len(token)
+		if err != nil {
+			continue
+		}
+		f.apply(e)
+		if w.log != "" && f.Stored != nil {
+			f.Stored(w.log, e)
+		}
+	}
+}
+
+func (f *Follower) failed(l *logState, err error) {
+	f.stats.failed.Add(1)
+	f.complain("a stream of the ledger cannot be read now", "log", l.Name, "error", err)
+}
+
+// complain logs, but not for ever the same.
+func (f *Follower) complain(msg string, args ...any) {
+	if f.limit.Allow() {
+		f.Log.Warn(msg, args...)
+	}
+}

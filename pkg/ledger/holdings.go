@@ -1,0 +1,116 @@
+package ledger
+
+import (
+	"cmp"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/herald-nats/herald/pkg/ident"
+)
+
+// Holdings is which users an identity holds: what registrars know from records, so
+// that an identity can be revoked and not only one nkey. A user is forgotten when its
+// last credential has ended. It is safe for concurrent use.
+type Holdings struct {
+	mu sync.Mutex
+	of map[ident.Identity]map[holding]span
+	// ends are the users by when they may be forgotten, in buckets of a minute, so
+	// that forgetting costs no look at those who stay.
+	ends  map[int64][]ended
+	swept int64
+}
+
+// NewHoldings gives an empty one.
+func NewHoldings() *Holdings {
+	return &Holdings{of: make(map[ident.Identity]map[holding]span), ends: make(map[int64][]ended)}
+}
+
+type holding struct {
+	account ident.AccountKey
+	user    ident.UserKey
+}
+
+type span struct{ issued, expires int64 }
+
+type ended struct {
+	identity ident.Identity
+	holding  holding
+}
+
+// Held is one user that an identity holds.
+type Held struct {
+	Account ident.AccountKey
+	User    ident.UserKey
+	Issued  int64 // seconds: the newest iat that is known, after which a revocation must be
+	Expires int64 // seconds: when its last credential ends
+}
+
+// Add takes note of a record. Records may come in any order and again.
+func (h *Holdings) Add(r Record, now time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.sweep(now)
+	if r.Expires <= now.Unix() {
+		return
+	}
+	k := holding{r.Account, r.User}
+	users := h.of[r.Identity]
+	if users == nil {
+		users = make(map[holding]span, 1)
+		h.of[r.Identity] = users
+	}
+	s := users[k]
+	s.issued = max(s.issued, r.Issued)
+	if r.Expires > s.expires {
+		s.expires = r.Expires
+		// Where the clock went back, what was swept is not swept again.
+		minute := max(r.Expires/60, h.swept) + 1
+		h.ends[minute] = append(h.ends[minute], ended{r.Identity, k})
+	}
+	users[k] = s
+}
+
+// Of gives the users that an identity holds now, in the order of their keys.
+func (h *Holdings) Of(id ident.Identity, now time.Time) []Held {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var all []Held
+	for k, s := range h.of[id] {
+		if s.expires > now.Unix() {
+			all = append(all, Held{Account: k.account, User: k.user, Issued: s.issued, Expires: s.expires})
+		}
+	}
+	slices.SortFunc(all, func(a, b Held) int {
+		return cmp.Or(cmp.Compare(a.Account.String(), b.Account.String()), cmp.Compare(a.User.String(), b.User.String()))
+	})
+	return all
+}
+
+// Len is how many identities hold a user.
+func (h *Holdings) Len() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.of)
+}
+
+// sweep forgets whose last credential has ended.
+func (h *Holdings) sweep(now time.Time) {
+	minute := now.Unix() / 60
+	if h.swept == 0 {
+		h.swept = minute - 1
+	}
+	for ; h.swept < minute; h.swept++ {
+		due := h.swept + 1
+		for _, e := range h.ends[due] {
+			users := h.of[e.identity]
+			if s, ok := users[e.holding]; ok && s.expires <= now.Unix() {
+				delete(users, e.holding)
+			}
+			if len(users) == 0 {
+				delete(h.of, e.identity)
+			}
+		}
+		delete(h.ends, due)
+	}
+}

@@ -1,0 +1,167 @@
+// Package jetstream keeps the ledger in NATS JetStream: home's bucket of decisions
+// with a mirror in each region, a stream of denials in each region that sources the
+// others', and a stream of records in each region. All of them have three replicas
+// and are in the account LEDGER; who reads, and who is not a registrar, reaches them
+// by import.
+package jetstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/herald-nats/herald/internal/wait"
+	"github.com/herald-nats/herald/pkg/ident"
+	"github.com/herald-nats/herald/pkg/ledger"
+	"github.com/herald-nats/herald/pkg/subject"
+	"github.com/herald-nats/herald/pkg/trust"
+)
+
+const (
+	replicas = 3
+	// perDenial is how many entries about one key a stream of denials keeps. One would
+	// do if they came in order; two registrars of a region may write at one moment.
+	perDenial = 3
+	// recordsKept is how long records are kept; longer than any credential lives.
+	recordsKept = 90 * 24 * time.Hour
+	// duplicates is how long a stream knows what was published to it.
+	duplicates = 2 * time.Minute
+	// setupTry bounds one request of Setup. What is asked before the meta group, or a
+	// stream, has a leader is never answered.
+	setupTry = 2 * time.Second
+)
+
+// Setup makes the ledger's streams, or brings their configuration up to date, and
+// tries again what fails until ctx ends. It needs the right to create streams, which
+// nothing that runs has: it is the set-up tool's user that calls it. Streams are
+// managed as streams, not through the KV API, whose update silently resets fields.
+func Setup(ctx context.Context, nc *nats.Conn, home ident.Region, regions []ident.Region) error {
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return fmt.Errorf("setting up the ledger: %w", err)
+	}
+	configs := []jetstream.StreamConfig{decisions(home)}
+	for _, r := range regions {
+		configs = append(configs, denials(r, regions), records(r), mirror(r))
+	}
+	var g errgroup.Group
+	for _, c := range configs {
+		g.Go(func() error { return ensure(ctx, js, c) })
+	}
+	return g.Wait()
+}
+
+// ensure makes one stream, or updates it, until it is there or ctx ends. Refusals
+// that pass: the meta leader takes a server for offline that it has not heard of yet
+// (10005); a server that loads the account for the first time tries out its folder
+// for streams and removes it, with the stream that is being made there (10049).
+func ensure(ctx context.Context, js jetstream.JetStream, c jetstream.StreamConfig) error {
+	for pause := 20 * time.Millisecond; ; pause = min(2*pause, 500*time.Millisecond) {
+		try, cancel := context.WithTimeout(ctx, setupTry)
+		_, err := js.CreateOrUpdateStream(try, c)
+		cancel()
+		if err == nil {
+			return nil
+		}
+		var api *jetstream.APIError
+		if errors.As(err, &api) && api.Code == 400 && api.ErrorCode != offlinePeer {
+			return fmt.Errorf("setting up stream %s: %w", c.Name, err)
+		}
+		if wait.For(ctx, pause) != nil {
+			return fmt.Errorf("setting up stream %s: %w", c.Name, err)
+		}
+	}
+}
+
+// offlinePeer: no suitable peers for placement.
+const offlinePeer jetstream.ErrorCode = 10005
+
+func decisions(home ident.Region) jetstream.StreamConfig {
+	return jetstream.StreamConfig{
+		Name:              subject.DecisionsStream,
+		Description:       "what is decided in home; signed by registrars",
+		Subjects:          []string{subject.Decisions},
+		MaxMsgsPerSubject: 1,
+		MaxMsgSize:        trust.MaxEntry + 4<<10,
+		Replicas:          replicas,
+		Placement:         &jetstream.Placement{Cluster: home.String()},
+		Discard:           jetstream.DiscardNew,
+		Duplicates:        duplicates,
+		// No direct get: nats-server has every mirror of a stream that allows it answer
+		// for that stream, whatever its configuration says of MirrorDirect. Who asks
+		// home from a region that is cut off would be answered by the region's own
+		// mirror, and told that nothing is new.
+		AllowDirect: false,
+		DenyDelete:  true,
+		DenyPurge:   true,
+	}
+}
+
+func mirror(r ident.Region) jetstream.StreamConfig {
+	return jetstream.StreamConfig{
+		Name:              subject.MirrorStream(r),
+		Description:       "what is decided in home, for " + r.String(),
+		Mirror:            &jetstream.StreamSource{Name: subject.DecisionsStream},
+		MaxMsgsPerSubject: 1,
+		Replicas:          replicas,
+		Placement:         &jetstream.Placement{Cluster: r.String()},
+		AllowDirect:       true,
+		DenyDelete:        true,
+		DenyPurge:         true,
+		RePublish: &jetstream.RePublish{
+			Source: subject.Decisions, Destination: subject.LedgerNewsPrefix(r) + "decisions.>",
+		},
+	}
+}
+
+func denials(r ident.Region, regions []ident.Region) jetstream.StreamConfig {
+	c := jetstream.StreamConfig{
+		Name:              subject.DenialsStream(r),
+		Description:       "revocations and suspensions: what " + r.String() + " wrote, and copies of what the others did",
+		Subjects:          []string{subject.Denials(r)},
+		MaxMsgsPerSubject: perDenial,
+		MaxMsgSize:        16 << 10, // who and why at their longest, all of it escaped
+		Replicas:          replicas,
+		Placement:         &jetstream.Placement{Cluster: r.String()},
+		Discard:           jetstream.DiscardNew,
+		Duplicates:        duplicates,
+		AllowDirect:       true,
+		DenyDelete:        true,
+		DenyPurge:         true,
+		// No acknowledgement: it would land wherever the writer's reply subject says, on
+		// any subject of this account. Who writes looks whether it is there.
+		NoAck:     true,
+		RePublish: &jetstream.RePublish{Source: subject.DenialsAll, Destination: subject.LedgerNewsPrefix(r) + "denials.>"},
+	}
+	for _, o := range regions {
+		if o != r {
+			// What the other wrote itself, and not what it has copied.
+			c.Sources = append(c.Sources, &jetstream.StreamSource{Name: subject.DenialsStream(o), FilterSubject: subject.Denials(o)})
+		}
+	}
+	return c
+}
+
+func records(r ident.Region) jetstream.StreamConfig {
+	return jetstream.StreamConfig{
+		Name:        subject.RecordsStream(r),
+		Description: "records of what was issued in " + r.String(),
+		Subjects:    []string{subject.AuditPrefix(r) + "*"},
+		MaxMsgSize:  ledger.MaxRecord + 1<<10,
+		MaxAge:      recordsKept,
+		Replicas:    replicas,
+		Placement:   &jetstream.Placement{Cluster: r.String()},
+		Duplicates:  duplicates,
+		AllowDirect: true,
+		DenyDelete:  true,
+		DenyPurge:   true,
+		RePublish: &jetstream.RePublish{
+			Source: subject.AuditPrefix(r) + "*", Destination: subject.RecordNewsPrefix(r) + "{{wildcard(1)}}",
+		},
+	}
+}

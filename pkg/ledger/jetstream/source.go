@@ -1,0 +1,255 @@
+package jetstream
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/herald-nats/herald/pkg/ident"
+	"github.com/herald-nats/herald/pkg/ledger"
+	"github.com/herald-nats/herald/pkg/subject"
+)
+
+// Source implements ledger.Source by direct get, through an import of AUTH or READERS.
+// That needs neither a consumer nor the meta leader, so it works on either side of a
+// cut that has a replica.
+type Source struct {
+	nc     *nats.Conn
+	ask    string                           // the direct get's subject
+	filter string                           // the subjects that are read
+	key    func(subj string) (string, bool) // what a subject is called in Stored
+}
+
+var _ ledger.Source = (*Source)(nil)
+
+// MirrorSource reads a region's mirror of what is decided in home.
+func MirrorSource(nc *nats.Conn, r ident.Region) *Source {
+	return &Source{nc, subject.DirectGet(subject.MirrorStream(r)), subject.Decisions, decisionKey}
+}
+
+// DenialsSource reads what a region has of all regions' denials.
+func DenialsSource(nc *nats.Conn, r ident.Region) *Source {
+	return &Source{nc, subject.DirectGet(subject.DenialsStream(r)), subject.DenialsAll, denialKey}
+}
+
+// RecordsSource reads a region's records.
+func RecordsSource(nc *nats.Conn, r ident.Region) *Source {
+	return &Source{
+		nc, subject.DirectGet(subject.RecordsStream(r)), subject.AuditPrefix(r) + "*",
+		func(s string) (string, bool) { return strings.CutPrefix(s, "audit.") },
+	}
+}
+
+func decisionKey(subj string) (string, bool) { return strings.CutPrefix(subj, subject.DecisionsPrefix) }
+
+// denialKey passes over which region wrote the entry: it holds whoever wrote it.
+func denialKey(subj string) (string, bool) {
+	rest, ok := strings.CutPrefix(subj, "denials.")
+	_, key, ok2 := strings.Cut(rest, ".")
+	return key, ok && ok2
+}
+
+const (
+	// answerWait bounds the time to each answer. A replica nearby takes a millisecond,
+	// one in another region a round trip.
+	answerWait = 800 * time.Millisecond
+	// maxBytes bounds one batch, so that it fits what a connection buffers.
+	maxBytes = 4 << 20
+)
+
+// request is a direct get, as ADR-31 of NATS has it.
+type request struct {
+	Seq       uint64     `json:"seq,omitempty"`
+	LastFor   string     `json:"last_by_subj,omitempty"`
+	NextFor   string     `json:"next_by_subj,omitempty"`
+	Batch     int        `json:"batch,omitempty"`
+	MaxBytes  int        `json:"max_bytes,omitempty"`
+	StartTime *time.Time `json:"start_time,omitempty"`
+}
+
+// message is one message of an answer.
+type message struct {
+	subject   string
+	seq, prev uint64 // prev: the one before it in the same answer
+	data      string
+}
+
+// errNone: the stream has no such message.
+var errNone = errors.New("no message")
+
+// Read implements ledger.Source.
+func (s *Source) Read(ctx context.Context, after uint64, limit int) ([]ledger.Stored, error) {
+	msgs, err := s.batch(ctx, request{Seq: after + 1, NextFor: s.filter, Batch: limit, MaxBytes: maxBytes})
+	if err != nil {
+		return nil, err
+	}
+	out := make([]ledger.Stored, 0, len(msgs))
+	for _, m := range msgs {
+		key, _ := s.key(m.subject) // what has none is refused by who opens it
+		out = append(out, ledger.Stored{Subject: key, Data: m.data, Seq: m.seq})
+	}
+	return out, nil
+}
+
+// Last implements ledger.Source.
+func (s *Source) Last(ctx context.Context) (uint64, error) {
+	m, err := s.one(ctx, request{LastFor: s.filter})
+	if errors.Is(err, errNone) {
+		return 0, nil
+	}
+	return m.seq, err
+}
+
+// Before gives the position before the first message that was stored at or after a
+// moment: reading after it gives that one.
+func (s *Source) Before(ctx context.Context, t time.Time) (uint64, error) {
+	msgs, err := s.batch(ctx, request{StartTime: &t, NextFor: s.filter, Batch: 1})
+	if err != nil {
+		return 0, err
+	}
+	if len(msgs) == 0 {
+		return s.Last(ctx)
+	}
+	return msgs[0].seq - 1, nil
+}
+
+// has tells whether a subject's entries that are kept include this token.
+func (s *Source) has(ctx context.Context, subj, token string) (bool, error) {
+	m, err := s.one(ctx, request{LastFor: subj})
+	if errors.Is(err, errNone) {
+		return false, nil
+	}
+	if err != nil || m.data == token {
+		return err == nil, err
+	}
+	msgs, err := s.batch(ctx, request{Seq: 1, NextFor: subj, Batch: 2 * perDenial, MaxBytes: maxBytes})
+	for _, m := range msgs {
+		if m.data == token {
+			return true, nil
+		}
+	}
+	return false, err
+}
+
+// one asks for a single message.
+func (s *Source) one(ctx context.Context, r request) (message, error) {
+	data, err := json.Marshal(r)
+	if err != nil {
+		return message{}, fmt.Errorf("asking the ledger: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, answerWait)
+	defer cancel()
+	m, err := s.nc.RequestWithContext(ctx, s.ask, data)
+	if err != nil {
+		return message{}, unavailable(err)
+	}
+	return read(m)
+}
+
+// batch asks for several. What it gives is without gaps: each message says which one
+// came before it, and an answer that lost one is cut off there.
+func (s *Source) batch(ctx context.Context, r request) ([]message, error) {
+	data, err := json.Marshal(r)
+	if err != nil {
+		return nil, fmt.Errorf("asking the ledger: %w", err)
+	}
+	sub, err := s.nc.SubscribeSync(s.nc.NewInbox())
+	if err != nil {
+		return nil, unavailable(err)
+	}
+	defer func() { _ = sub.Unsubscribe() }() // fails only if the connection is gone
+	if err := s.nc.PublishRequest(s.ask, sub.Subject, data); err != nil {
+		return nil, unavailable(err)
+	}
+	var msgs []message
+	for {
+		wctx, cancel := context.WithTimeout(ctx, answerWait)
+		m, err := sub.NextMsgWithContext(wctx)
+		cancel()
+		if err == nil {
+			var one message
+			if one, err = read(m); err == nil {
+				if n := len(msgs); n > 0 && one.prev != msgs[n-1].seq {
+					return msgs, nil
+				}
+				msgs = append(msgs, one)
+				continue
+			}
+		}
+		// The end, or a replica that went away in the middle: what came is whole.
+		if errors.Is(err, errNone) || len(msgs) > 0 {
+			return msgs, nil
+		}
+		return nil, unavailable(err)
+	}
+}
+
+// read reads one answer to a direct get. errNone: there is nothing, or no more.
+func read(m *nats.Msg) (message, error) {
+	switch status := m.Header.Get("Status"); status {
+	case "":
+	case "204", "404":
+		return message{}, errNone
+	default:
+		return message{}, fmt.Errorf("%w: status %.3s %.80q", ledger.ErrUnavailable, status, m.Header.Get("Description"))
+	}
+	seq, err := strconv.ParseUint(m.Header.Get("Nats-Sequence"), 10, 64)
+	if err != nil || seq == 0 {
+		return message{}, fmt.Errorf("%w: an answer that is no message", ledger.ErrUnavailable)
+	}
+	prev, _ := strconv.ParseUint(m.Header.Get("Nats-Last-Sequence"), 10, 64) // only a batch has it
+	return message{subject: m.Header.Get("Nats-Subject"), seq: seq, prev: prev, data: string(m.Data)}, nil
+}
+
+// Hints subscribes to a region's news and hands on each as a hint. Where the reader
+// is slower than the news, hints are dropped: comparing finds what they would have
+// said. The channel is never closed; the subscription ends with the connection.
+func Hints(nc *nats.Conn, r ident.Region) (<-chan ledger.Stored, error) {
+	prefix := subject.LedgerNewsPrefix(r)
+	hints := make(chan ledger.Stored, 4096)
+	_, err := nc.Subscribe(prefix+">", func(m *nats.Msg) {
+		if key, ok := hintKey(strings.TrimPrefix(m.Subject, prefix)); ok {
+			select {
+			case hints <- ledger.Stored{Subject: key, Data: string(m.Data)}:
+			default:
+			}
+		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("listening for news of the ledger: %w", err)
+	}
+	return hints, nil
+}
+
+// hintKey gives the key of a hint that came by the way of its class: what is decided
+// in home is told by the mirror, denials by their stream and by registrars.
+func hintKey(s string) (string, bool) {
+	from, key, _ := strings.Cut(s, ".")
+	if from == "denials" {
+		_, key, _ = strings.Cut(key, ".")
+	}
+	switch from {
+	case "decisions", "denials", "live":
+		return key, key != "" && ledger.IsDenial(key) == (from != "decisions")
+	}
+	return "", false
+}
+
+// RecordNews calls f whenever some region has new records; f must not block.
+func RecordNews(nc *nats.Conn, f func(region string)) error {
+	_, err := nc.Subscribe(subject.RecordNewsAll, func(m *nats.Msg) {
+		if t := strings.Split(m.Subject, "."); len(t) == 3 {
+			f(t[1])
+		}
+	})
+	if err != nil {
+		return fmt.Errorf("listening for records: %w", err)
+	}
+	return nil
+}

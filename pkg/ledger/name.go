@@ -1,0 +1,175 @@
+package ledger
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/herald-nats/herald/pkg/ident"
+)
+
+// Name is what the ledger has of a name: who holds it, and until when.
+//
+// A name belongs to an identity, which may use it with several nkeys at once. A name
+// that came with a grant is held until it is released. An open name, whose holder
+// proved nothing but an nkey, lapses some time after that nkey's last credential
+// ended. Whether released or lapsed, it then rests: its last holder may take it
+// again, nobody else may, so that nobody is taken for who had it yesterday.
+type Name struct {
+	Holder  ident.Identity `json:"holder"`
+	Claimed int64          `json:"claimed"`         // seconds since 1970
+	Until   int64          `json:"until,omitempty"` // seconds; when it lapses. 0: held until released
+	Rests   int64          `json:"rests,omitempty"` // seconds; until when a name that is gone rests
+	User    ident.UserKey  `json:"user,omitzero"`   // the nkey whose request claimed it
+	Nonce   string         `json:"nonce,omitempty"` // of that request
+}
+
+// NameRules say how long names are kept.
+type NameRules struct {
+	Lapse time.Duration `json:"lapse"` // how long an open name outlives its last credential
+	Rest  time.Duration `json:"rest"`  // how long a name that is gone is kept from others
+	// Step is the least by which an open name's time is extended, so that a name is
+	// not written again at each renewal.
+	Step time.Duration `json:"step"`
+}
+
+// DefaultNameRules say that an open name lapses after 30 days and rests for a week.
+func DefaultNameRules() NameRules {
+	const day = 24 * time.Hour
+	return NameRules{Lapse: 30 * day, Rest: 7 * day, Step: day}
+}
+
+// state is how a name is at a moment.
+type state int
+
+const (
+	free state = iota
+	held
+	resting
+)
+
+// stateAt says how a name is; n is nil if there is no entry, gone if the entry denies.
+func (r NameRules) stateAt(n *Name, gone bool, now time.Time) state {
+	switch t := now.Unix(); {
+	case n == nil:
+		return free
+	case gone && t < n.Rests, !gone && n.Until != 0 && t > n.Until && t-n.Until < int64(r.Rest/time.Second):
+		return resting
+	case gone, n.Until != 0 && t > n.Until:
+		return free
+	default:
+		return held
+	}
+}
+
+// HeldBy tells whether id holds the name now, and if not, whether another identity
+// holds it or it rests for another: ErrTaken, ErrResting. An entry that neither
+// keeps the name from id nor gives it to id is ErrNotFound: then home decides.
+func (r NameRules) HeldBy(n Name, gone bool, id ident.Identity, now time.Time) error {
+	switch r.stateAt(&n, gone, now) {
+	case held:
+		if n.Holder == id {
+			return nil
+		}
+		return ErrTaken
+	case resting:
+		if n.Holder != id {
+			return ErrResting
+		}
+	}
+	return ErrNotFound
+}
+
+// Claim is who asks for a name.
+type Claim struct {
+	Name     ident.Name
+	Identity ident.Identity
+	User     ident.UserKey
+	Nonce    string
+	Expires  time.Time // when the last credential ends that may be given for this claim
+}
+
+// until is when a name lapses that is used until expires; 0 if it does not.
+func (r NameRules) until(id ident.Identity, expires time.Time) int64 {
+	if id.Kind() != ident.KindOpen {
+		return 0
+	}
+	return expires.Add(r.Lapse).Unix()
+}
+
+// claim is the rule: nil if the name is the claimer's as it should be.
+func (r NameRules) claim(cur *Entry, c Claim, now time.Time) (*draft, error) {
+	fresh := Name{
+		Holder: c.Identity, Claimed: now.Unix(), Until: r.until(c.Identity, c.Expires), User: c.User, Nonce: c.Nonce,
+	}
+	if cur == nil {
+		return &draft{at: now, body: fresh}, nil
+	}
+	n, _ := cur.Body.(Name)
+	switch r.stateAt(&n, cur.Denies, now) {
+	case held:
+		if n.Holder != c.Identity {
+			return nil, ErrTaken
+		}
+		if n.Until == 0 || fresh.Until-n.Until < int64(r.Step/time.Second) {
+			return nil, nil
+		}
+		n.Until = fresh.Until
+		return &draft{at: now, body: n}, nil
+	case resting:
+		if n.Holder != c.Identity {
+			return nil, ErrResting
+		}
+	}
+	return &draft{at: now, body: fresh}, nil
+}
+
+// Claim gives a name to an identity unless it is, or lately was, another's. Of two
+// that claim at the same moment one gets it. Claiming what one has answers the entry
+// that is there. ErrTaken, ErrResting, ErrDamaged, ErrConflict, ErrUnavailable.
+func (d *Decider) Claim(ctx context.Context, c Claim, now time.Time) (Entry, error) {
+	return d.decide(ctx, NameKey(c.Name), func(cur *Entry) (*draft, error) { return d.Rules.claim(cur, c, now) })
+}
+
+// Refresh keeps an open name for its holder, who has a credential until expires. It
+// changes nothing for anybody else, for names that do not lapse, and where less than
+// Rules.Step would be gained. ErrNotFound if the identity does not hold the name.
+func (d *Decider) Refresh(ctx context.Context, name ident.Name, id ident.Identity, expires, now time.Time) (Entry, error) {
+	return d.decide(ctx, NameKey(name), func(cur *Entry) (*draft, error) {
+		if cur == nil {
+			return nil, ErrNotFound
+		}
+		n, _ := cur.Body.(Name)
+		if d.Rules.stateAt(&n, cur.Denies, now) != held || n.Holder != id {
+			return nil, ErrNotFound
+		}
+		until := d.Rules.until(id, expires)
+		if n.Until == 0 || until-n.Until < int64(d.Rules.Step/time.Second) {
+			return nil, nil
+		}
+		n.Until = until
+		return &draft{at: now, body: n}, nil
+	})
+}
+
+// Release takes a name from its holder, by an administrator's decision. It rests
+// then; releasing it again changes nothing. ErrNotFound if nobody has it.
+func (d *Decider) Release(ctx context.Context, name ident.Name, now time.Time) (Entry, error) {
+	return d.decide(ctx, NameKey(name), func(cur *Entry) (*draft, error) {
+		if cur == nil {
+			return nil, ErrNotFound
+		}
+		if cur.Denies {
+			return nil, nil
+		}
+		n, ok := cur.Body.(Name)
+		if !ok {
+			return nil, fmt.Errorf("the entry of %s has no holder: %w", name, ErrDamaged)
+		}
+		if d.Rules.stateAt(&n, false, now) != held {
+			return nil, ErrNotFound // it lapsed, and its rest is not to begin again
+		}
+		n.Rests = now.Add(d.Rules.Rest).Unix()
+		return &draft{at: now, denies: true, body: n}, nil
+	})
+}

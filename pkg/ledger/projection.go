@@ -1,0 +1,390 @@
+package ledger
+
+import (
+	"bytes"
+	"cmp"
+	"crypto/sha256"
+	"encoding/binary"
+	"hash/maphash"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/herald-nats/herald/pkg/ident"
+)
+
+// Projection is the whole ledger in memory, as a reader knows it: of every key the
+// entry that beats all others that were seen. Entries may be applied in any order
+// and again. It is safe for concurrent use; look-ups take no lock that a fill holds
+// for longer than one entry.
+//
+// Names, of which there may be a million, are kept as what they say; of all other
+// entries the token is kept too, so that they can be handed on.
+type Projection struct {
+	seed   maphash.Seed
+	names  [shards]nameShard
+	others [2]otherEntries // decided in home, denials
+	doc    atomic.Pointer[Entry]
+	digest [2]digest // names and what else is decided in home; denials
+
+	changed func(Entry) // called for each entry that came to hold; may be nil
+}
+
+// shards bounds how many look-ups wait for one entry that is written. A power of two.
+const shards = 64
+
+type nameShard struct {
+	mu sync.RWMutex
+	m  map[nameText]name
+}
+
+// nameText is a name as a map's key: its bytes and zeros, which no name has. They lie
+// in the map itself, so that a look-up among a million follows no pointer.
+type nameText [maxName]byte
+
+// maxName is how long a name can be.
+const maxName = 32
+
+func textOf(n ident.Name) (t nameText) {
+	copy(t[:], n.String())
+	return t
+}
+
+func (t *nameText) name() ident.Name {
+	n, _ := ident.ParseName(string(bytes.TrimRight(t[:], "\x00"))) // it was made of a name
+	return n
+}
+
+// name is a Name as it is kept: without what only an auditor wants to know.
+type name struct {
+	holder       ident.Identity
+	until, rests int64
+	order
+}
+
+type otherEntries struct {
+	mu sync.RWMutex
+	m  map[Key]Entry
+}
+
+// NewProjection gives an empty projection. changed is called with each entry that
+// came to hold, after it does, by whoever applies it: it must not block. It may be
+// nil.
+func NewProjection(changed func(Entry)) *Projection {
+	p := &Projection{seed: maphash.MakeSeed(), changed: changed}
+	for i := range p.names {
+		p.names[i].m = make(map[nameText]name)
+	}
+	for i := range p.others {
+		p.others[i].m = make(map[Key]Entry)
+	}
+	return p
+}
+
+func (p *Projection) shard(n ident.Name) *nameShard {
+	return &p.names[maphash.String(p.seed, n.String())%shards]
+}
+
+// Apply takes an entry that was opened, and tells whether it holds now and did not
+// before.
+func (p *Projection) Apply(e Entry) bool {
+	var changed bool
+	if n := e.Key.Name(); !n.IsZero() {
+		body, _ := e.Body.(Name)
+		changed = p.applyName(n, e.Key, name{holder: body.Holder, until: body.Until, rests: body.Rests, order: e.order()})
+	} else {
+		changed = p.applyOther(e)
+	}
+	if changed && p.changed != nil {
+		p.changed(e)
+	}
+	return changed
+}
+
+func (p *Projection) applyName(n ident.Name, key Key, next name) bool {
+	s := p.shard(n)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	text := textOf(n)
+	cur, ok := s.m[text]
+	if ok && !next.beats(cur.order) {
+		return false
+	}
+	s.m[text] = next
+	p.digest[0].swap(key, cur.sum, ok, next.sum)
+	return true
+}
+
+func (p *Projection) applyOther(e Entry) bool {
+	class := classOf(e.Key)
+	o := &p.others[class]
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	cur, ok := o.m[e.Key]
+	if ok && !e.Beats(cur) {
+		return false
+	}
+	o.m[e.Key] = e
+	p.digest[class].swap(e.Key, cur.Sum, ok, e.Sum)
+	if e.Key.Kind() == KindPlatform {
+		p.doc.Store(&e)
+	}
+	return true
+}
+
+func classOf(k Key) int {
+	if k.Denial() {
+		return 1
+	}
+	return 0
+}
+
+// Name is what is known of a name, and whether that is that it is gone.
+func (p *Projection) Name(n ident.Name) (holds Name, gone, ok bool) {
+	s, text := p.shard(n), textOf(n)
+	s.mu.RLock()
+	e, ok := s.m[text]
+	s.mu.RUnlock()
+	return Name{Holder: e.holder, Until: e.until, Rests: e.rests}, e.denies, ok
+}
+
+// Get gives what is known of any key but a name's.
+func (p *Projection) Get(k Key) (Entry, bool) {
+	o := &p.others[classOf(k)]
+	o.mu.RLock()
+	defer o.mu.RUnlock()
+	e, ok := o.m[k]
+	return e, ok
+}
+
+// Version is the version of what is known of a key, 0 if nothing is.
+func (p *Projection) Version(k Key) uint64 {
+	if n := k.Name(); !n.IsZero() {
+		s := p.shard(n)
+		s.mu.RLock()
+		defer s.mu.RUnlock()
+		return s.m[textOf(n)].version
+	}
+	e, _ := p.Get(k)
+	return e.Version
+}
+
+// Document is the platform document that is in force, nil before the first is known,
+// with the entry that it is in.
+func (p *Projection) Document() (*Document, Entry) {
+	e := p.doc.Load()
+	if e == nil {
+		return nil, Entry{}
+	}
+	d, _ := e.Body.(*Document)
+	return d, *e
+}
+
+// Denied tells whether an identity, one user or a whole account is suspended.
+func (p *Projection) Denied(id ident.Identity, account ident.AccountKey, user ident.UserKey) (Entry, bool) {
+	o := &p.others[1]
+	o.mu.RLock()
+	defer o.mu.RUnlock()
+	if len(o.m) == 0 {
+		return Entry{}, false
+	}
+	for _, k := range [...]Key{IdentitySuspension(id), UserSuspension(account, user), AccountSuspension(account)} {
+		if e, ok := o.m[k]; ok && e.Denies {
+			return e, true
+		}
+	}
+	return Entry{}, false
+}
+
+// RevokedBefore is the moment, in seconds since 1970, up to which credentials of a
+// user in an account are revoked; 0 if none are.
+func (p *Projection) RevokedBefore(account ident.AccountKey, user ident.UserKey) int64 {
+	e, ok := p.Get(RevocationKey(account, user))
+	if !ok {
+		return 0
+	}
+	r, _ := e.Body.(Revocation)
+	return r.Before
+}
+
+// Denials gives all entries that are written anywhere, in the order of their keys;
+// where keep is not nil, those for which it is true.
+func (p *Projection) Denials(keep func(Entry) bool) []Entry { return p.others[1].list(keep) }
+
+// Decided gives all entries decided in home except names, in the order of their keys.
+func (p *Projection) Decided() []Entry { return p.others[0].list(nil) }
+
+func (o *otherEntries) list(keep func(Entry) bool) []Entry {
+	o.mu.RLock()
+	all := make([]Entry, 0, len(o.m))
+	for _, e := range o.m {
+		if keep == nil || keep(e) {
+			all = append(all, e)
+		}
+	}
+	o.mu.RUnlock()
+	slices.SortFunc(all, func(a, b Entry) int { return cmp.Compare(a.Key.s, b.Key.s) })
+	return all
+}
+
+// Len is how many entries are known: names, others decided in home, denials.
+func (p *Projection) Len() (names, decided, denials int) {
+	for i := range p.names {
+		s := &p.names[i]
+		s.mu.RLock()
+		names += len(s.m)
+		s.mu.RUnlock()
+	}
+	for i, n := range []*int{&decided, &denials} {
+		p.others[i].mu.RLock()
+		*n = len(p.others[i].m)
+		p.others[i].mu.RUnlock()
+	}
+	return names, decided, denials
+}
+
+// KnownName is a name as a projection keeps it, for copies.
+type KnownName struct {
+	Name         ident.Name
+	Holder       ident.Identity
+	Until, Rests int64 // seconds since 1970, as in Name
+	Version      uint64
+	At           int64 // milliseconds since 1970
+	Denies       bool
+	Sum          Sum
+}
+
+// Names calls f with every name that is known, in no order, until it returns false.
+// Names that change meanwhile may be missed or given as they were.
+func (p *Projection) Names(f func(KnownName) bool) {
+	var batch []KnownName
+	for i := range p.names {
+		s := &p.names[i]
+		batch = batch[:0]
+		s.mu.RLock()
+		for text, e := range s.m {
+			batch = append(batch, e.known(text.name()))
+		}
+		s.mu.RUnlock()
+		for _, k := range batch {
+			if !f(k) {
+				return
+			}
+		}
+	}
+}
+
+func (e name) known(n ident.Name) KnownName {
+	return KnownName{
+		Name: n, Holder: e.holder, Until: e.until, Rests: e.rests,
+		Version: e.version, At: e.at, Denies: e.denies, Sum: e.sum,
+	}
+}
+
+// KnownName gives one name as it is kept.
+func (p *Projection) KnownName(n ident.Name) (KnownName, bool) {
+	s := p.shard(n)
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	e, ok := s.m[textOf(n)]
+	return e.known(n), ok
+}
+
+// RestoreName applies a name from a copy whose authenticity was verified: the
+// signature of the entry was verified when it was put there.
+func (p *Projection) RestoreName(k KnownName) bool {
+	return p.applyName(k.Name, NameKey(k.Name), name{
+		holder: k.Holder, until: k.Until, rests: k.Rests,
+		order: order{version: k.Version, at: k.At, sum: k.Sum, denies: k.Denies},
+	})
+}
+
+// Buckets is how many parts a digest has.
+const Buckets = 256
+
+// Digest sums up what is known, so that two readers can tell what they know apart by
+// little: of each bucket of keys the exclusive or of the sums of its entries. It is
+// no protection against who makes entries, who must be able to sign them; it tells
+// honest readers apart.
+type Digest [Buckets]Sum
+
+// Root is one sum over all buckets.
+func (d *Digest) Root() Sum {
+	h := sha256.New()
+	for _, b := range d {
+		h.Write(b[:])
+	}
+	var s Sum
+	copy(s[:], h.Sum(nil))
+	return s
+}
+
+// Bucket is the bucket of a digest that a key belongs to.
+func Bucket(k Key) int {
+	h := sha256.Sum256([]byte(k.s))
+	return int(h[0])
+}
+
+type digest struct {
+	mu sync.Mutex
+	d  Digest
+}
+
+func (d *digest) swap(k Key, old Sum, had bool, next Sum) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	b := &d.d[Bucket(k)]
+	for i := range b {
+		if had {
+			b[i] ^= old[i]
+		}
+		b[i] ^= next[i]
+	}
+}
+
+func (d *digest) get() Digest {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.d
+}
+
+// DenialDigest sums up the revocations and suspensions that are known.
+func (p *Projection) DenialDigest() Digest { return p.digest[1].get() }
+
+// DecidedDigest sums up what is decided in home, names and all.
+func (p *Projection) DecidedDigest() Digest { return p.digest[0].get() }
+
+// Dump writes everything that is known in one canonical form: two projections that
+// know the same give the same bytes. It is for tests and for tools that compare.
+func (p *Projection) Dump() []byte {
+	var names []KnownName
+	p.Names(func(k KnownName) bool { names = append(names, k); return true })
+	slices.SortFunc(names, func(a, b KnownName) int { return cmp.Compare(a.Name.String(), b.Name.String()) })
+	var out []byte
+	text := func(s string) { out = append(append(out, s...), 0) }
+	number := func(n uint64) { out = binary.BigEndian.AppendUint64(out, n) }
+	for _, k := range names {
+		text(NameKey(k.Name).s)
+		text(k.Holder.String())
+		number(uint64(k.Until)) // #nosec G115 -- its bits are what is compared
+		number(uint64(k.Rests)) // #nosec G115 -- likewise
+		number(k.Version)
+		number(uint64(k.At)) // #nosec G115 -- likewise
+		out = append(out, k.Sum[:]...)
+	}
+	for _, list := range [][]Entry{p.Decided(), p.Denials(nil)} {
+		for _, e := range list {
+			text(e.Key.s)
+			text(e.Token)
+		}
+	}
+	return out
+}
+
+// Age is how old what a reader knows may be: the time since it last compared with
+// each of its sources and lacked nothing.
+type Age struct {
+	Source string
+	Since  time.Time // zero: never since the start
+}

@@ -1,0 +1,73 @@
+package ledger
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/herald-nats/herald/pkg/ident"
+)
+
+// MaxRecord bounds a record as JSON, in bytes: the longest identity, each of its
+// characters escaped, has 1,600.
+const MaxRecord = 4 << 10
+
+// Record tells of one credential that was issued: to whom, and until when. It holds
+// no secret and no token. Its issuer is whoever could publish to the issuer's own
+// subject; that it is signed comes later.
+type Record struct {
+	ID       string           `json:"id"` // the credential's jti
+	Request  string           `json:"request"`
+	Identity ident.Identity   `json:"identity"`
+	User     ident.UserKey    `json:"user"`
+	Account  ident.AccountKey `json:"account"`
+	Role     ident.Label      `json:"role"`
+	Name     ident.Name       `json:"name,omitzero"`
+	Issued   int64            `json:"issued"`  // seconds since 1970: the credential's iat
+	Expires  int64            `json:"expires"` // seconds since 1970
+	Region   ident.Region     `json:"region"`
+	Issuer   ident.UserKey    `json:"issuer"`
+}
+
+func (r Record) check() error {
+	if r.ID == "" || len(r.ID) > 64 || len(r.Request) > 64 || r.Identity.IsZero() || r.User.IsZero() || r.Account.IsZero() || r.Role.IsZero() ||
+		r.Issued <= 0 || r.Expires <= r.Issued || r.Region.IsZero() || r.Issuer.IsZero() {
+		return fmt.Errorf("a record out of shape: %w", ErrDamaged)
+	}
+	return nil
+}
+
+// Encode gives the record as JSON.
+func (r Record) Encode() ([]byte, error) {
+	if err := r.check(); err != nil {
+		return nil, err
+	}
+	data, err := json.Marshal(r)
+	if err != nil {
+		return nil, fmt.Errorf("encoding a record: %w", err)
+	}
+	return data, nil
+}
+
+// DecodeRecord reads a record that was found under a region's and an issuer's
+// subject: "<region>.<issuer>". One that says otherwise is ErrDamaged, and so is one
+// that is out of shape or whose credential would live longer than longest.
+func DecodeRecord(subject, data string, longest time.Duration) (Record, error) {
+	var r Record
+	if len(data) > MaxRecord {
+		return Record{}, fmt.Errorf("a record of %d bytes: %w", len(data), ErrDamaged)
+	}
+	if err := json.Unmarshal([]byte(data), &r); err != nil {
+		return Record{}, fmt.Errorf("a record that cannot be read: %w: %w", ErrDamaged, err)
+	}
+	if err := r.check(); err != nil {
+		return Record{}, err
+	}
+	if subject != r.Region.String()+"."+r.Issuer.String() {
+		return Record{}, fmt.Errorf("a record of %s in %s under %.80q: %w", r.Issuer, r.Region, subject, ErrDamaged)
+	}
+	if r.Expires-r.Issued > int64(longest/time.Second) {
+		return Record{}, fmt.Errorf("a record of a credential that lives %d s: %w", r.Expires-r.Issued, ErrDamaged)
+	}
+	return r, nil
+}

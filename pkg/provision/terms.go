@@ -1,0 +1,61 @@
+package provision
+
+import (
+	"slices"
+
+	"github.com/herald-nats/herald/pkg/ident"
+	"github.com/herald-nats/herald/pkg/issuer"
+	"github.com/herald-nats/herald/pkg/keystore"
+	"github.com/herald-nats/herald/pkg/ledger"
+)
+
+// terms are what a service works by: one platform document and what follows from it.
+// They are replaced as a whole when a newer document comes, and a request is answered
+// by those that it began with.
+type terms struct {
+	document *ledger.Document // nil: there is none yet
+	issuer   *issuer.Issuer
+	members  []ident.Label // accounts that may ask for renew
+}
+
+// Use puts a platform document in force, which the caller verified. One that is older
+// than the one in force changes nothing: two may be brought at once. All of it is
+// obeyed at once: what it does not offer any more is refused from then on. A role whose key is not here is not issued here, and a region
+// key that is not this region's any more is said in the log; neither keeps the rest
+// from being obeyed.
+func (s *Service) Use(d *ledger.Document) {
+	s.use.Lock()
+	defer s.use.Unlock()
+	if old := s.terms.Load().document; old != nil && old.Public.Version.Rank() > d.Public.Version.Rank() {
+		return
+	}
+	t := &terms{document: d}
+	var keys []issuer.RoleKey
+	for _, o := range d.Policy.Offers {
+		a, _ := d.Public.Account(o.Account)
+		if !slices.Contains(t.members, a.Name) {
+			t.members = append(t.members, a.Name)
+		}
+		for _, role := range a.Roles {
+			if role.Name != o.Role {
+				continue
+			}
+			if key := s.RoleKeys[role.Key]; key != nil {
+				keys = append(keys, issuer.RoleKey{Account: a.Name, AccountKey: a.Key, Role: role.Name, Key: key})
+			} else {
+				s.Log.Error("a role cannot be issued here: its key is not in this issuer's folder",
+					"account", a.Name.String(), "role", role.Name.String(), "key", role.Key.String())
+			}
+		}
+	}
+	if r, ok := d.Public.Region(s.Region); !ok || r.SealKey.String() != s.SealKey.Public() {
+		s.Log.Error("the platform document names another region key than this issuer holds: what is sealed to it cannot be opened here",
+			"key", s.SealKey.Public(), "document", r.SealKey.String())
+	}
+	t.issuer = issuer.New(keys...)
+	s.terms.Store(t)
+	s.Log.Info("the platform document is in force", "version", d.Public.Version.String())
+}
+
+// RoleKeys are the role keys that an issuer holds, by their public keys.
+type RoleKeys map[ident.AccountKey]*keystore.Key

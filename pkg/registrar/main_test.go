@@ -1,0 +1,68 @@
+package registrar_test
+
+import (
+	"bytes"
+	"log/slog"
+	"sync"
+	"testing"
+
+	"github.com/nats-io/nkeys"
+	"go.uber.org/goleak"
+
+	"github.com/herald-nats/herald/pkg/ident"
+	"github.com/herald-nats/herald/pkg/keystore"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+func newUser(t testing.TB) *keystore.Key {
+	t.Helper()
+	k, err := keystore.Generate(keystore.User)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
+// logged is a log that a test reads while others write.
+type logged struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (l *logged) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(p)
+}
+
+func (l *logged) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.String()
+}
+
+func (l *logged) logger() *slog.Logger {
+	return slog.New(slog.NewTextHandler(l, &slog.HandlerOptions{Level: slog.LevelDebug}))
+}
+
+// userOf and accountOf make keys that are the same in each run, so that a failing run can
+// be run again.
+func userOf(b byte) ident.UserKey { return must(ident.ParseUserKey(encoded(nkeys.PrefixByteUser, b))) }
+
+func accountOf(b byte) ident.AccountKey {
+	return must(ident.ParseAccountKey(encoded(nkeys.PrefixByteAccount, b)))
+}
+
+func encoded(prefix nkeys.PrefixByte, b byte) string {
+	raw := make([]byte, 32)
+	raw[0] = b
+	return string(must(nkeys.Encode(prefix, raw)))
+}

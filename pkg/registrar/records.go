@@ -1,0 +1,156 @@
+package registrar
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/herald-nats/herald/internal/wait"
+	"github.com/herald-nats/herald/pkg/ledger"
+)
+
+// RecordSource is a region's records, as a registrar reads them.
+type RecordSource interface {
+	ledger.Source
+	// Before gives the position before the first record of a moment or later.
+	Before(ctx context.Context, t time.Time) (uint64, error)
+}
+
+// Records follows what was issued in every region: it fills Holdings, and tells who
+// keeps names of each credential.
+type Records struct {
+	Holdings *ledger.Holdings
+	// Longest is the longest life of any credential: older records are about nothing
+	// that is alive, and a record that says otherwise is not believed.
+	Longest func() time.Duration
+	// Issued is told of each record of a credential that is alive; may be nil.
+	Issued func(ledger.Record)
+	Log    *slog.Logger
+	Now    func() time.Time
+
+	mu    sync.Mutex
+	nudge map[string]chan struct{}
+	limit *rate.Limiter
+}
+
+// recordsEvery is how often a region is asked for records that no news told of.
+const recordsEvery = 2 * time.Second
+
+// suspicious is how many times in a row a stream must have less than before until
+// that is believed.
+const suspicious = 3
+
+func (r *Records) wakeOf(region string) chan struct{} {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.nudge == nil {
+		r.nudge = make(map[string]chan struct{})
+		r.limit = rate.NewLimiter(1, 10)
+	}
+	if r.nudge[region] == nil && len(r.nudge) < 64 {
+		r.nudge[region] = make(chan struct{}, 1)
+	}
+	return r.nudge[region]
+}
+
+// News says that a region has new records.
+func (r *Records) News(region string) {
+	select {
+	case r.wakeOf(region) <- struct{}{}:
+	default:
+	}
+}
+
+// Follow reads one region's records until ctx ends: from the oldest that may be about
+// a credential that is alive, and then what is new.
+func (r *Records) Follow(ctx context.Context, region string, s RecordSource) {
+	wake := r.wakeOf(region)
+	var (
+		at    uint64
+		found bool // whether at says anything
+		less  int  // how often in a row the stream had less than before
+	)
+	for {
+		if !found {
+			var err error
+			if at, err = s.Before(ctx, r.Now().Add(-r.Longest()-ledger.MaxAhead)); err != nil {
+				if !r.rest(ctx, wake, region, err) {
+					return
+				}
+				continue
+			}
+			found = true
+		}
+		from := at
+		records, err := s.Read(ctx, from, 1024)
+		for _, rec := range records {
+			r.take(rec)
+			at = max(at, rec.Seq)
+		}
+		if at > from && err == nil {
+			continue
+		}
+		if len(records) > 0 && err == nil {
+			err = fmt.Errorf("%w: asked for what is after %d, it gives %d", ledger.ErrUnavailable, from, records[0].Seq)
+		}
+		if err == nil {
+			var last uint64
+			switch last, err = s.Last(ctx); {
+			case err != nil: // it says nothing of what there is
+			case last >= at:
+				less = 0
+			case less < suspicious-1: // a replica that is a moment behind may have answered
+				less++
+			default:
+				// What is known of holdings stays until it expires.
+				r.Log.Error("a stream of records has less than before; it is read again", "region", region, "had", at, "has", last)
+				found, less = false, 0
+				continue
+			}
+		}
+		if !r.rest(ctx, wake, region, err) {
+			return
+		}
+	}
+}
+
+// rest waits for news or a while; false when ctx ended.
+func (r *Records) rest(ctx context.Context, wake <-chan struct{}, region string, err error) bool {
+	if err != nil {
+		if r.limit.Allow() && ctx.Err() == nil {
+			r.Log.Warn("records cannot be read now", "region", region, "error", err)
+		}
+		return wait.For(ctx, recordsEvery/4) == nil
+	}
+	t := time.NewTimer(recordsEvery)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-wake:
+	case <-t.C:
+	}
+	return true
+}
+
+func (r *Records) take(s ledger.Stored) {
+	rec, err := ledger.DecodeRecord(s.Subject, s.Data, r.Longest())
+	if err != nil {
+		if r.limit.Allow() {
+			r.Log.Warn("a record is not believed", "seq", s.Seq, "error", err)
+		}
+		return
+	}
+	now := r.Now()
+	if rec.Expires <= now.Unix() || rec.Issued > now.Add(ledger.MaxAhead).Unix() {
+		return
+	}
+	r.Holdings.Add(rec, now)
+	if r.Issued != nil {
+		r.Issued(rec)
+	}
+}
