@@ -109,7 +109,9 @@ func TestRegionCutOff(t *testing.T) {
 		}
 		mirror := w.start("issuer/sgp")
 		t.Logf("cut %v: its issuer with %d names is ready in %v from the disk, in %v from the mirror", cut, names, disk, mirror)
-		if limit := 2 * time.Second; disk > limit || (mirror > limit && !raceEnabled) {
+		// From the mirror every signature is verified anew, some 45 µs each: what a hundred
+		// thousand take depends on the machine, and is told (docs/performance.md).
+		if limit := 2 * time.Second; disk > limit || (mirror > limit && !raceEnabled && !long()) {
 			t.Errorf("that is more than %v", limit)
 		}
 		if err := w.obtain("sgp", known, "known"); err != nil {

@@ -119,6 +119,17 @@ func TestStreamsDeletedByHand(t *testing.T) {
 	}
 	w.enforced("sgp", alice, "alice", true)
 
+	// An issuer that starts now has its copy on the disk, and says how old it is.
+	w.stop("issuer/sgp")
+	if took := w.start("issuer/sgp"); took > within(2*time.Second) {
+		t.Errorf("without a stream to read an issuer starts in %v", took)
+	}
+	if !strings.Contains(w.log.text(), "what is known is from the copy on the disk") {
+		t.Error("it does not say so")
+	}
+	w.enforced("sgp", mallory, "mallory", true)
+	w.enforced("sgp", alice, "alice", true)
+
 	// The operator makes them anew.
 	var all []ident.Region
 	for _, r := range regions() {

@@ -17,7 +17,6 @@ import (
 
 	"github.com/nats-io/jwt/v2"
 	"github.com/nats-io/nats.go"
-	"go.uber.org/goleak"
 
 	"github.com/herald-nats/herald/internal/natsconn"
 	"github.com/herald-nats/herald/internal/uptest"
@@ -63,7 +62,7 @@ func run(m *testing.M) (code int) {
 	fail(mirrored())
 	code = m.Run()
 	fail(shared.Close())
-	fail(goleak.Find())
+	fail(uptest.Leaks())
 	// After everything that happened here: no log is a place for a secret.
 	fail(noSecrets("the log", logs.bytes()))
 	return code

@@ -106,7 +106,7 @@ func forgeries(t *testing.T, key, real string) map[string]forged {
 	if err != nil {
 		t.Fatal(err)
 	}
-	altered := bytes.Replace(payload, []byte(`"version":`), []byte(`"version":9`), -1)
+	altered := bytes.ReplaceAll(payload, []byte(`"version":`), []byte(`"version":9`))
 	newer := base64.RawURLEncoding.EncodeToString(altered)
 	if bytes.Equal(altered, payload) {
 		t.Fatal("nothing was altered")

@@ -346,25 +346,45 @@ func (f *Follower) compare(ctx context.Context, l *logState, s Source, near bool
 	}
 }
 
-// read applies everything of a source that was not read yet.
-func (f *Follower) read(ctx context.Context, l *logState, s Source, near bool) error {
-	for {
-		from := l.at(near)
+// page is one answer of a source.
+type page struct {
+	entries []Stored
+	err     error
+}
+
+// fetch asks a source for its next page beside the caller.
+func fetch(ctx context.Context, s Source, from uint64) <-chan page {
+	c := make(chan page, 1)
+	go func() {
 		entries, err := s.Read(ctx, from, batch)
-		if err != nil {
-			return err
+		c <- page{entries, err}
+	}()
+	return c
+}
+
+// read applies everything of a source that was not read yet. While one page is
+// verified the next is on its way.
+func (f *Follower) read(ctx context.Context, l *logState, s Source, near bool) error {
+	from := l.at(near)
+	for next := fetch(ctx, s, from); ; {
+		p := <-next
+		if p.err != nil {
+			return p.err
 		}
-		if len(entries) == 0 {
+		if len(p.entries) == 0 {
 			l.lacksNothing(near, f.Opener.Now())
 			return nil
 		}
-		f.take(l, entries, near)
-		// Only what was applied counts as read: a copy is written from here.
-		to := entries[len(entries)-1].Seq
+		to := p.entries[len(p.entries)-1].Seq
 		if to <= from {
+			f.take(l, p.entries, near)
 			return fmt.Errorf("%w: asked for what is after %d, it gives %d", ErrUnavailable, from, to)
 		}
+		next = fetch(ctx, s, to)
+		f.take(l, p.entries, near)
+		// Only what was applied counts as read: a copy is written from here.
 		l.advance(near, to)
+		from = to
 	}
 }
 

@@ -1,7 +1,6 @@
 package ledger
 
 import (
-	"bytes"
 	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
@@ -36,24 +35,7 @@ const shards = 64
 
 type nameShard struct {
 	mu sync.RWMutex
-	m  map[nameText]name
-}
-
-// nameText is a name as a map's key: its bytes and zeros, which no name has. They lie
-// in the map itself, so that a look-up among a million follows no pointer.
-type nameText [maxName]byte
-
-// maxName is how long a name can be.
-const maxName = 32
-
-func textOf(n ident.Name) (t nameText) {
-	copy(t[:], n.String())
-	return t
-}
-
-func (t *nameText) name() ident.Name {
-	n, _ := ident.ParseName(string(bytes.TrimRight(t[:], "\x00"))) // it was made of a name
-	return n
+	t  nameTable
 }
 
 // name is a Name as it is kept: without what only an auditor wants to know.
@@ -73,17 +55,16 @@ type otherEntries struct {
 // nil.
 func NewProjection(changed func(Entry)) *Projection {
 	p := &Projection{seed: maphash.MakeSeed(), changed: changed}
-	for i := range p.names {
-		p.names[i].m = make(map[nameText]name)
-	}
 	for i := range p.others {
 		p.others[i].m = make(map[Key]Entry)
 	}
 	return p
 }
 
-func (p *Projection) shard(n ident.Name) *nameShard {
-	return &p.names[maphash.String(p.seed, n.String())%shards]
+// shard gives where a name is kept, and its hash there.
+func (p *Projection) shard(n ident.Name) (*nameShard, uint32) {
+	h := maphash.String(p.seed, n.String())
+	return &p.names[(h>>32)%shards], uint32(h) // #nosec G115 -- the lower half
 }
 
 // Apply takes an entry that was opened, and tells whether it holds now and did not
@@ -103,16 +84,20 @@ func (p *Projection) Apply(e Entry) bool {
 }
 
 func (p *Projection) applyName(n ident.Name, key Key, next name) bool {
-	s := p.shard(n)
+	s, hash := p.shard(n)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	text := textOf(n)
-	cur, ok := s.m[text]
-	if ok && !next.beats(cur.order) {
+	cur := s.t.find(hash, n)
+	switch {
+	case cur == nil:
+		s.t.add(hash, n, next)
+		p.digest[0].swap(key, Sum{}, next.sum)
+	case !next.beats(cur.order):
 		return false
+	default:
+		p.digest[0].swap(key, cur.sum, next.sum)
+		*cur = next
 	}
-	s.m[text] = next
-	p.digest[0].swap(key, cur.sum, ok, next.sum)
 	return true
 }
 
@@ -126,7 +111,7 @@ func (p *Projection) applyOther(e Entry) bool {
 		return false
 	}
 	o.m[e.Key] = e
-	p.digest[class].swap(e.Key, cur.Sum, ok, e.Sum)
+	p.digest[class].swap(e.Key, cur.Sum, e.Sum)
 	if e.Key.Kind() == KindPlatform {
 		p.doc.Store(&e)
 	}
@@ -142,11 +127,13 @@ func classOf(k Key) int {
 
 // Name is what is known of a name, and whether that is that it is gone.
 func (p *Projection) Name(n ident.Name) (holds Name, gone, ok bool) {
-	s, text := p.shard(n), textOf(n)
+	s, hash := p.shard(n)
 	s.mu.RLock()
-	e, ok := s.m[text]
+	if e := s.t.find(hash, n); e != nil {
+		holds, gone, ok = Name{Holder: e.holder, Until: e.until, Rests: e.rests}, e.denies, true
+	}
 	s.mu.RUnlock()
-	return Name{Holder: e.holder, Until: e.until, Rests: e.rests}, e.denies, ok
+	return holds, gone, ok
 }
 
 // Get gives what is known of any key but a name's.
@@ -161,10 +148,8 @@ func (p *Projection) Get(k Key) (Entry, bool) {
 // Version is the version of what is known of a key, 0 if nothing is.
 func (p *Projection) Version(k Key) uint64 {
 	if n := k.Name(); !n.IsZero() {
-		s := p.shard(n)
-		s.mu.RLock()
-		defer s.mu.RUnlock()
-		return s.m[textOf(n)].version
+		k, _ := p.KnownName(n)
+		return k.Version
 	}
 	e, _ := p.Get(k)
 	return e.Version
@@ -233,7 +218,7 @@ func (p *Projection) Len() (names, decided, denials int) {
 	for i := range p.names {
 		s := &p.names[i]
 		s.mu.RLock()
-		names += len(s.m)
+		names += s.t.n
 		s.mu.RUnlock()
 	}
 	for i, n := range []*int{&decided, &denials} {
@@ -263,9 +248,7 @@ func (p *Projection) Names(f func(KnownName) bool) {
 		s := &p.names[i]
 		batch = batch[:0]
 		s.mu.RLock()
-		for text, e := range s.m {
-			batch = append(batch, e.known(text.name()))
-		}
+		s.t.all(func(r *nameRow) { batch = append(batch, r.known(r.text.name())) })
 		s.mu.RUnlock()
 		for _, k := range batch {
 			if !f(k) {
@@ -284,11 +267,13 @@ func (e name) known(n ident.Name) KnownName {
 
 // KnownName gives one name as it is kept.
 func (p *Projection) KnownName(n ident.Name) (KnownName, bool) {
-	s := p.shard(n)
+	s, hash := p.shard(n)
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	e, ok := s.m[textOf(n)]
-	return e.known(n), ok
+	if e := s.t.find(hash, n); e != nil {
+		return e.known(n), true
+	}
+	return KnownName{}, false
 }
 
 // RestoreName applies a name from a copy whose authenticity was verified: the
@@ -331,15 +316,14 @@ type digest struct {
 	d  Digest
 }
 
-func (d *digest) swap(k Key, old Sum, had bool, next Sum) {
+// swap takes an entry's sum out, zero if there was none, and puts another in.
+func (d *digest) swap(k Key, old, next Sum) {
+	bucket := Bucket(k)
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	b := &d.d[Bucket(k)]
+	b := &d.d[bucket]
 	for i := range b {
-		if had {
-			b[i] ^= old[i]
-		}
-		b[i] ^= next[i]
+		b[i] ^= old[i] ^ next[i]
 	}
 }
 

@@ -185,9 +185,44 @@ func TestStreams(t *testing.T) {
 		if home := name == subject.DecisionsStream; c.AllowDirect == home || c.MirrorDirect {
 			t.Errorf("%s: direct get %t, for its origin %t", name, c.AllowDirect, c.MirrorDirect)
 		}
-		if c.NoAck != (name == "DENIALS_ams") {
-			t.Errorf("%s: no acknowledgement: %t", name, c.NoAck)
+		if denials := name == "DENIALS_ams"; c.NoAck != denials || denials && c.Duplicates != 0 {
+			t.Errorf("%s: no acknowledgement: %t, duplicates for %v", name, c.NoAck, c.Duplicates)
 		}
+	}
+}
+
+// What a registrar publishes is answered by nothing: an answer would land on whatever
+// subject of LEDGER it chose. That a message is a duplicate is such an answer too, and
+// nats-server gives it whatever NoAck says.
+func TestDenialsAnswerNothing(t *testing.T) {
+	nc, _ := dial(t, platform.Ledger, platform.RoleRegistrar)
+	sub, err := nc.SubscribeSync(nc.NewInbox())
+	if err != nil {
+		t.Fatal(err)
+	}
+	src := jetstream.DenialsSource(reader(t), ams(t))
+	before, err := src.Last(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		m := nats.NewMsg(subject.DenialsPrefix(ams(t)) + "x")
+		m.Reply, m.Data = sub.Subject, []byte("x")
+		m.Header.Set(nats.MsgIdHdr, "same")
+		if err := nc.PublishMsg(m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		if last, err := src.Last(t.Context()); err == nil && last >= before+3 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("they are not all stored: some were taken for duplicates")
+		}
+	}
+	if m, err := sub.NextMsg(100 * time.Millisecond); err == nil {
+		t.Errorf("answered with %s", m.Data)
 	}
 }
 

@@ -25,7 +25,8 @@ import (
 const (
 	replicas = 3
 	// perDenial is how many entries about one key a stream of denials keeps. One would
-	// do if they came in order; two registrars of a region may write at one moment.
+	// do if they came in order and once; two registrars of a region may write at one
+	// moment, and one that does not find what it wrote writes it again.
 	perDenial = 3
 	// recordsKept is how long records are kept; longer than any credential lives.
 	recordsKept = 90 * 24 * time.Hour
@@ -45,13 +46,28 @@ func Setup(ctx context.Context, nc *nats.Conn, home ident.Region, regions []iden
 	if err != nil {
 		return fmt.Errorf("setting up the ledger: %w", err)
 	}
-	configs := []jetstream.StreamConfig{decisions(home)}
+	// What others copy from comes first: a mirror or a source that does not find its
+	// origin asks again after a wait that grows, up to 40 s.
+	origins := []jetstream.StreamConfig{decisions(home)}
+	var copies, alone []jetstream.StreamConfig
 	for _, r := range regions {
-		configs = append(configs, denials(r, regions), records(r), mirror(r))
+		alone = append(alone, denials(r, nil)) // unless it is there
+		origins = append(origins, records(r))
+		copies = append(copies, mirror(r), denials(r, regions))
 	}
+	if err := together(origins, func(c jetstream.StreamConfig) error { return ensure(ctx, js, c, js.CreateOrUpdateStream) }); err != nil {
+		return err
+	}
+	if err := together(alone, func(c jetstream.StreamConfig) error { return ensure(ctx, js, c, js.CreateStream) }); err != nil {
+		return err
+	}
+	return together(copies, func(c jetstream.StreamConfig) error { return ensure(ctx, js, c, js.CreateOrUpdateStream) })
+}
+
+func together(configs []jetstream.StreamConfig, f func(jetstream.StreamConfig) error) error {
 	var g errgroup.Group
 	for _, c := range configs {
-		g.Go(func() error { return ensure(ctx, js, c) })
+		g.Go(func() error { return f(c) })
 	}
 	return g.Wait()
 }
@@ -60,12 +76,12 @@ func Setup(ctx context.Context, nc *nats.Conn, home ident.Region, regions []iden
 // that pass: the meta leader takes a server for offline that it has not heard of yet
 // (10005); a server that loads the account for the first time tries out its folder
 // for streams and removes it, with the stream that is being made there (10049).
-func ensure(ctx context.Context, js jetstream.JetStream, c jetstream.StreamConfig) error {
+func ensure(ctx context.Context, js jetstream.JetStream, c jetstream.StreamConfig, set func(context.Context, jetstream.StreamConfig) (jetstream.Stream, error)) error {
 	for pause := 20 * time.Millisecond; ; pause = min(2*pause, 500*time.Millisecond) {
 		try, cancel := context.WithTimeout(ctx, setupTry)
-		_, err := js.CreateOrUpdateStream(try, c)
+		_, err := set(try, c)
 		cancel()
-		if err == nil {
+		if err == nil || errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
 			return nil
 		}
 		var api *jetstream.APIError
@@ -119,7 +135,8 @@ func mirror(r ident.Region) jetstream.StreamConfig {
 	}
 }
 
-func denials(r ident.Region, regions []ident.Region) jetstream.StreamConfig {
+// denials is a region's stream of denials, with copies of those of other regions.
+func denials(r ident.Region, others []ident.Region) jetstream.StreamConfig {
 	c := jetstream.StreamConfig{
 		Name:              subject.DenialsStream(r),
 		Description:       "revocations and suspensions: what " + r.String() + " wrote, and copies of what the others did",
@@ -129,7 +146,6 @@ func denials(r ident.Region, regions []ident.Region) jetstream.StreamConfig {
 		Replicas:          replicas,
 		Placement:         &jetstream.Placement{Cluster: r.String()},
 		Discard:           jetstream.DiscardNew,
-		Duplicates:        duplicates,
 		AllowDirect:       true,
 		DenyDelete:        true,
 		DenyPurge:         true,
@@ -138,7 +154,12 @@ func denials(r ident.Region, regions []ident.Region) jetstream.StreamConfig {
 		NoAck:     true,
 		RePublish: &jetstream.RePublish{Source: subject.DenialsAll, Destination: subject.LedgerNewsPrefix(r) + "denials.>"},
 	}
-	for _, o := range regions {
+	// And nothing is told of duplicates, either: nats-server answers those whatever NoAck
+	// says, and so any registrar could have that answer land in home's bucket. A window of
+	// 0 is its default of two minutes, but not for a stream that has a source. So each has
+	// one, which gives nothing: no issuer is called that.
+	c.Sources = []*jetstream.StreamSource{{Name: subject.RecordsStream(r), FilterSubject: subject.AuditPrefix(r) + "nobody"}}
+	for _, o := range others {
 		if o != r {
 			// What the other wrote itself, and not what it has copied.
 			c.Sources = append(c.Sources, &jetstream.StreamSource{Name: subject.DenialsStream(o), FilterSubject: subject.Denials(o)})

@@ -2,7 +2,6 @@ package jetstream
 
 import (
 	"context"
-	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -130,10 +129,6 @@ func (d *Denials) Append(ctx context.Context, key ledger.Key, token string) erro
 	defer cancel()
 	m := nats.NewMsg(d.prefix + key.String())
 	m.Data = []byte(token)
-	// What this call writes again is there once. Another call's is another message: it
-	// looks first, and where it does not find it, it has to write it, however lately the
-	// same was written and displaced.
-	m.Header.Set(nats.MsgIdHdr, rand.Text())
 	var written time.Time
 	for pause := lookFirst; ; pause = min(2*pause, lookLast) {
 		has, err := d.copies.has(ctx, m.Subject, token)
