@@ -90,6 +90,23 @@ func TestStreamsDeletedByHand(t *testing.T) {
 	w.equal(within(10 * time.Second))
 	before := w.service("issuer/sgp").Known().Dump()
 
+	// Every follower has seen what its region's mirror has.
+	read := w.dial(platform.Readers, platform.RoleReader, "ams")
+	eventually(t, within(60*time.Second), "the mirrors have what there is", func() bool {
+		a, err := jetstream.MirrorSource(read, region("ams")).Last(t.Context())
+		b, err2 := jetstream.MirrorSource(read, region("sgp")).Last(t.Context())
+		return err == nil && err2 == nil && a == b && a > 0
+	})
+	since := time.Now().Add(2 * ledger.CompareEvery)
+	eventually(t, within(10*time.Second), "the followers have compared", func() bool {
+		for _, a := range w.service("registrar/sgp").Follower().Ages() {
+			if a.Since.Before(since) {
+				return false
+			}
+		}
+		return true
+	})
+
 	js := must(natsjs.New(w.hand()))
 	for _, stream := range []string{subject.DecisionsStream, "DECISIONS_sgp", "DENIALS_ams", "DENIALS_sfo", "DENIALS_sgp"} {
 		// DenyDelete is about messages; a stream goes by who may delete streams.
@@ -140,13 +157,16 @@ func TestStreamsDeletedByHand(t *testing.T) {
 	if err := jetstream.Setup(ctx, w.dial(platform.Ledger, platform.RoleSetup, "ams"), region("ams"), all); err != nil {
 		t.Fatal(err)
 	}
-	read := w.dial(platform.Readers, platform.RoleReader, "ams")
+	lacks := ""
+	defer func() { t.Logf("lacking last: %s", lacks) }()
 	eventually(t, within(20*time.Second), "all denials are stored again in every region", func() bool {
 		for _, r := range regions() {
 			stored, err := jetstream.DenialsSource(read, region(r)).Read(t.Context(), 0, 100)
 			if err != nil {
+				lacks = r + ": " + err.Error()
 				return false
 			}
+			lacks = r
 			has := map[string]bool{}
 			for _, s := range stored {
 				has[s.Subject] = true

@@ -95,8 +95,9 @@ func (d *Decider) PutDocument(ctx context.Context, token string) (Entry, error) 
 		return Entry{}, err
 	}
 	cur, revision, err := d.get(ctx, key)
-	// What is damaged or lost is mended by a document that its signer made for that.
-	if err != nil && !errors.Is(err, ErrDamaged) && !errors.Is(err, ErrLost) {
+	// What is damaged, lost or from the future is mended by a document that its signer
+	// made for that.
+	if err != nil && !errors.Is(err, ErrDamaged) && !errors.Is(err, ErrLost) && !errors.Is(err, ErrAhead) {
 		return Entry{}, err
 	}
 	if d.Known != nil && d.Known(key) > e.Version {

@@ -82,6 +82,13 @@ type Follower struct {
 	aheadLost bool // there was one too many
 }
 
+// What At has of a log besides its position, after its name: how its near source
+// begins.
+const (
+	beginsAt  = " begins at"
+	beganWhen = " began"
+)
+
 // waiting is an entry from the future.
 type waiting struct {
 	key string
@@ -98,6 +105,37 @@ type logState struct {
 	near, far uint64
 	apart     bool
 	fresh     time.Time // when it last lacked nothing
+	// begins is the oldest that near had, by which it is known again; see Beginning.
+	begins begin
+}
+
+// begin is the oldest entry of a source.
+type begin struct {
+	seq uint64
+	at  int64 // nanoseconds since 1970
+}
+
+// anew tells whether a source that began with old began with next now and is therefore
+// another one: sure, or only if it stays so, because a replica that is behind has older
+// entries than another.
+func (old begin) anew(next begin) (is, sure bool) {
+	if old.seq == 0 || next.seq == 0 || next.seq > old.seq {
+		return false, false
+	}
+	sure = next.seq == old.seq && next.at != old.at
+	return sure || next.seq < old.seq, sure
+}
+
+func (l *logState) beginning() begin {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.begins
+}
+
+func (l *logState) begin(b begin) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.begins = b
 }
 
 func (l *logState) at(near bool) uint64 {
@@ -190,7 +228,10 @@ func (f *Follower) init() {
 		}
 		f.left.Store(int32(len(f.Logs))) // #nosec G115 -- a few
 		for _, l := range f.Logs {
-			f.state = append(f.state, &logState{Log: l, near: f.Positions[l.Name], far: f.Positions[l.Name]})
+			f.state = append(f.state, &logState{
+				Log: l, near: f.Positions[l.Name], far: f.Positions[l.Name],
+				begins: begin{f.Positions[l.Name+beginsAt], int64(f.Positions[l.Name+beganWhen])}, // #nosec G115 -- as At gave it
+			})
 		}
 		if f.Positions != nil || len(f.Logs) == 0 {
 			close(f.ready)
@@ -232,6 +273,9 @@ func (f *Follower) At() map[string]uint64 {
 	at := make(map[string]uint64, len(f.state))
 	for _, l := range f.state {
 		at[l.Name] = l.covered()
+		if b := l.beginning(); b.seq > 0 {
+			at[l.Name+beginsAt], at[l.Name+beganWhen] = b.seq, uint64(b.at) // #nosec G115 -- its bits come back
+		}
 	}
 	return at
 }
@@ -304,6 +348,19 @@ func (f *Follower) follow(ctx context.Context, l *logState) {
 	f.compare(ctx, l, l.Near, true)
 }
 
+// first asks a source for its beginning, if it can tell.
+func first(ctx context.Context, s Source) (begin, error) {
+	b, ok := s.(Beginning)
+	if !ok {
+		return begin{}, nil
+	}
+	seq, at, err := b.First(ctx)
+	if err != nil || seq == 0 {
+		return begin{}, err
+	}
+	return begin{seq, at.UnixNano()}, nil
+}
+
 // compare asks a source now and then for its last position and reads what is new.
 func (f *Follower) compare(ctx context.Context, l *logState, s Source, near bool) {
 	var (
@@ -315,17 +372,26 @@ func (f *Follower) compare(ctx context.Context, l *logState, s Source, near bool
 	if !near || l.Far == nil {
 		seen = l.at(near)
 	}
+	var begins begin
+	if near {
+		begins = l.beginning()
+	}
 	for wait.For(ctx, f.Every) == nil {
 		if near {
 			f.retryAhead()
 		}
 		last, err := s.Last(ctx)
+		var next begin
+		if err == nil {
+			next, err = first(ctx, s)
+		}
 		if err != nil {
 			f.failed(l, err)
 			continue
 		}
-		if last < seen {
-			if less++; less < suspicious {
+		anew, sure := begins.anew(next)
+		if last < seen || anew {
+			if less++; less < suspicious && !sure {
 				continue
 			}
 			// What was applied stays: entries hold by their signatures and versions.
@@ -337,7 +403,10 @@ func (f *Follower) compare(ctx context.Context, l *logState, s Source, near bool
 			}
 			l.again(near)
 		}
-		seen, less = last, 0
+		seen, less, begins = last, 0, next
+		if near {
+			l.begin(next)
+		}
 		if last <= l.at(near) {
 			l.lacksNothing(near, f.Opener.Now())
 		} else if err := f.read(ctx, l, s, near); err != nil {

@@ -470,6 +470,74 @@ func TestFollowerPassesOverWhatIsDamaged(t *testing.T) {
 	})
 }
 
+// begun is a store that can be made anew, and says how it begins.
+type begun struct {
+	memory.Denials
+	at time.Time
+}
+
+func (b *begun) First(ctx context.Context) (uint64, time.Time, error) {
+	e, err := b.Read(ctx, 0, 1)
+	if err != nil || len(e) == 0 {
+		return 0, time.Time{}, err
+	}
+	return e[0].Seq, b.at, nil
+}
+
+// renewed is a source behind which another store may come to be.
+type renewed struct{ atomic.Pointer[begun] }
+
+func (r *renewed) Read(ctx context.Context, after uint64, limit int) ([]ledger.Stored, error) {
+	return r.Load().Read(ctx, after, limit)
+}
+
+func (r *renewed) Last(ctx context.Context) (uint64, error) { return r.Load().Last(ctx) }
+
+func (r *renewed) First(ctx context.Context) (uint64, time.Time, error) { return r.Load().First(ctx) }
+
+// A stream that was deleted and made anew is known as another one although it has as
+// much as the old one had, while the follower runs and after it has started again from
+// a copy.
+func TestFollowerKnowsAStreamMadeAnew(t *testing.T) {
+	inBubble(t, func(b *bubble) {
+		old, next, third := &begun{at: time.Now()}, &begun{at: time.Now().Add(time.Minute)}, &begun{at: time.Now().Add(2 * time.Minute)}
+		a, c, d := b.suspension(0, 1), b.suspension(1, 1), b.suspension(2, 1)
+		b.append(&old.Denials, a)
+		b.append(&next.Denials, c)
+		b.append(&third.Denials, d)
+		var emptied int
+		var near renewed
+		near.Store(old)
+		log := ledger.Log{Name: "denials", Near: &near}
+		r := follow(b.Platform, func(f *ledger.Follower) { f.Emptied = func(string) { emptied++ } }, log)
+		<-r.Ready()
+		time.Sleep(2 * ledger.CompareEvery)
+		synctest.Wait()
+		near.Store(next)
+		time.Sleep(2 * ledger.CompareEvery)
+		synctest.Wait()
+		r.knows(b.T, "of both", a, c)
+		if s := r.Stats(); s.Lost != 1 || emptied != 1 {
+			b.Errorf("%+v, emptied %d times", s, emptied)
+		}
+		at := r.At()
+		r.stop()
+
+		near.Store(third)
+		r = follow(b.Platform, func(f *ledger.Follower) {
+			f.Positions = at
+			f.Emptied = func(string) { emptied++ }
+		}, log)
+		defer r.stop()
+		time.Sleep(2 * ledger.CompareEvery)
+		synctest.Wait()
+		r.knows(b.T, "of the third, from a copy's positions", d)
+		if s := r.Stats(); s.Lost != 1 || emptied != 2 {
+			b.Errorf("%+v, emptied %d times", s, emptied)
+		}
+	})
+}
+
 // Of what class the entries of a log are is part of what is believed: a name does not
 // come by the log of denials, whoever signed it.
 func TestFollowerRefusesWhatBelongsElsewhere(t *testing.T) {

@@ -20,6 +20,7 @@ package ledger
 import (
 	"context"
 	"errors"
+	"time"
 )
 
 // Errors that the stores and the rules give; all others wrap one of them or say
@@ -97,6 +98,14 @@ type Stored struct {
 	Data string
 	// Seq is its position in the source, from 1.
 	Seq uint64
+}
+
+// Beginning is what a Source may have besides: by it a follower knows a stream that
+// was made anew, also once it has as much as the old one had.
+type Beginning interface {
+	// First is the position of the oldest that there is, and when it was stored; 0 if
+	// there is nothing. In one stream the position only grows. ErrUnavailable.
+	First(ctx context.Context) (seq uint64, at time.Time, err error)
 }
 
 // Source is a store as those read it who follow it. Positions only grow; of several

@@ -26,7 +26,10 @@ type Source struct {
 	key    func(subj string) (string, bool) // what a subject is called in Stored
 }
 
-var _ ledger.Source = (*Source)(nil)
+var (
+	_ ledger.Source    = (*Source)(nil)
+	_ ledger.Beginning = (*Source)(nil)
+)
 
 // MirrorSource reads a region's mirror of what is decided in home.
 func MirrorSource(nc *nats.Conn, r ident.Region) *Source {
@@ -78,6 +81,7 @@ type message struct {
 	subject   string
 	seq, prev uint64 // prev: the one before it in the same answer
 	data      string
+	at        time.Time // when it was stored; zero if it does not say
 }
 
 // errNone: the stream has no such message.
@@ -104,6 +108,15 @@ func (s *Source) Last(ctx context.Context) (uint64, error) {
 		return 0, nil
 	}
 	return m.seq, err
+}
+
+// First implements ledger.Beginning.
+func (s *Source) First(ctx context.Context) (uint64, time.Time, error) {
+	m, err := s.one(ctx, request{Seq: 1, NextFor: s.filter})
+	if errors.Is(err, errNone) {
+		return 0, time.Time{}, nil
+	}
+	return m.seq, m.at, err
 }
 
 // Before gives the position before the first message that was stored at or after a
@@ -204,7 +217,8 @@ func read(m *nats.Msg) (message, error) {
 		return message{}, fmt.Errorf("%w: an answer that is no message", ledger.ErrUnavailable)
 	}
 	prev, _ := strconv.ParseUint(m.Header.Get("Nats-Last-Sequence"), 10, 64) // only a batch has it
-	return message{subject: m.Header.Get("Nats-Subject"), seq: seq, prev: prev, data: string(m.Data)}, nil
+	at, _ := time.Parse(time.RFC3339Nano, m.Header.Get("Nats-Time-Stamp"))
+	return message{subject: m.Header.Get("Nats-Subject"), seq: seq, prev: prev, data: string(m.Data), at: at}, nil
 }
 
 // Hints subscribes to a region's news and hands on each as a hint. Where the reader
