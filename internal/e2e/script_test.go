@@ -34,6 +34,9 @@ func (w *world) scripts(t *testing.T) {
 		Dir:                filepath.Join("testdata", "script"),
 		WorkdirRoot:        dir, // removed with everything else
 		RequireUniqueNames: true,
+		// A program that was to end and serves instead is killed, and its script fails,
+		// long before all tests are.
+		Deadline: time.Now().Add(3 * time.Minute),
 		Setup: func(e *testscript.Env) error {
 			e.Vars = append(e.Vars, w.vars(filepath.Join(e.WorkDir, "home"))...)
 			e.Vars = append(e.Vars, "ESC=\x1b", "BEL=\a")
