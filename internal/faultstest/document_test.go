@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -114,6 +115,17 @@ func TestDocument(t *testing.T) {
 		"of an epoch without a proof": document(signer, func(p *trust.Platform, _ *policy.Policy) { p.Version = trust.Version{Epoch: 2, Number: 1} }),
 		"of an epoch of its own": document(signer, func(p *trust.Platform, _ *policy.Policy) {
 			p.Version, p.EpochProof = trust.Version{Epoch: 2, Number: 1}, selfMade
+		}),
+		"without the account of issuers": document(signer, func(p *trust.Platform, _ *policy.Policy) {
+			p.Version.Number = 3
+			p.Accounts = slices.DeleteFunc(slices.Clone(p.Accounts), func(a trust.Account) bool { return a.Name.String() == platform.Auth })
+		}),
+		"with one key for two regions": document(signer, func(p *trust.Platform, _ *policy.Policy) {
+			p.Version.Number, p.Regions = 3, slices.Clone(p.Regions)
+			p.Regions[1].SealKey = p.Regions[0].SealKey
+		}),
+		"with credentials for a century": document(signer, func(p *trust.Platform, pol *policy.Policy) {
+			p.Version.Number, pol.Offers[0].Longest = 3, policy.Seconds(100*365*24*time.Hour)
 		}),
 		"that offers nothing":            document(signer, func(p *trust.Platform, pol *policy.Policy) { p.Version.Number, pol.Offers = 3, nil }),
 		"that offers what there is not":  document(signer, func(p *trust.Platform, pol *policy.Policy) { p.Version.Number, p.Accounts = 3, p.Accounts[:1] }),

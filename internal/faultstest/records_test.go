@@ -11,6 +11,7 @@ import (
 	"github.com/herald-nats/herald/pkg/ledger"
 	"github.com/herald-nats/herald/pkg/ledger/jetstream"
 	"github.com/herald-nats/herald/pkg/platform"
+	"github.com/herald-nats/herald/pkg/policy"
 )
 
 // What was issued in one region is known in all: which users an identity holds, and
@@ -69,11 +70,47 @@ func TestWhatWasIssuedIsKnown(t *testing.T) {
 	w.heal("sgp")
 	known("what sgp issued while it was cut off is known everywhere", expires, regions()...)
 
-	// A registrar that starts anew knows it from the streams.
+	// A registrar that starts anew knows it from the streams, also under a policy by which
+	// no credential could live that long.
+	public, pol := *w.Up.Platform.Full.Public, w.Up.Platform.Full.Policy
+	public.Version.Number = 2
+	pol.Offers = slices.Clone(pol.Offers)
+	pol.Offers[0].Default, pol.Offers[0].Longest = policy.Seconds(time.Minute), policy.Seconds(time.Minute)
+	if _, err := d.PutDocument(t.Context(), must(ledger.SignDocument(w.signer("ams"), &public, pol, ledger.DefaultNameRules(), time.Now()))); err != nil {
+		t.Fatal(err)
+	}
+	w.equal(within(10 * time.Second))
 	w.stop("registrar/ams")
 	w.start("registrar/ams")
 	known("a registrar that starts anew knows it", expires, "ams")
 	if n := w.service("registrar/ams").Holdings().Of(ident.OpenIdentity(must(ident.ParseUserKey(newUser(t).Public()))), time.Now()); len(n) != 0 {
 		t.Errorf("somebody who was issued nothing holds %v", n)
+	}
+}
+
+// A registrar that starts anew stores nothing again that its region has, whoever wrote
+// it: neither under its own name nor as news.
+func TestRestartStoresNothingAgain(t *testing.T) {
+	w := newWorld(t, false)
+	for range 50 {
+		w.suspend(w.service("registrar/sfo").Denials(), newUser(t), true)
+	}
+	w.equal(within(20 * time.Second))
+	read := w.dial(platform.Readers, platform.RoleReader, "ams")
+	stored := func() (n int) {
+		t.Helper()
+		all, err := jetstream.DenialsSource(read, region("ams")).Read(t.Context(), 0, 1000)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(all)
+	}
+	eventually(t, within(60*time.Second), "ams has what sfo wrote", func() bool { return stored() >= 50 })
+	before := stored()
+	w.stop("registrar/ams")
+	w.start("registrar/ams")
+	eventually(t, within(20*time.Second), "all of it was looked for", func() bool { return w.service("registrar/ams").Denials().Unstored() == 0 })
+	if after := stored(); after != before {
+		t.Errorf("%d entries before the start, %d after it", before, after)
 	}
 }

@@ -20,7 +20,6 @@ import (
 	"github.com/herald-nats/herald/pkg/ledger"
 	"github.com/herald-nats/herald/pkg/ledger/diskcopy"
 	"github.com/herald-nats/herald/pkg/ledger/jetstream"
-	"github.com/herald-nats/herald/pkg/policy"
 )
 
 // Names of the logs that services follow.
@@ -183,21 +182,6 @@ func (k *knowledge) document() *ledger.Document {
 	d, _ := k.projection.Document()
 	return d
 }
-
-// longest is the longest life of any credential that may be alive: under the document
-// that is in force, or under one that was in force when it was issued. It only grows.
-type longest struct{ d atomic.Int64 }
-
-func (l *longest) see(p policy.Policy) {
-	for {
-		old := l.d.Load()
-		if next := int64(p.Longest()); next <= old || l.d.CompareAndSwap(old, next) {
-			return
-		}
-	}
-}
-
-func (l *longest) get() time.Duration { return time.Duration(l.d.Load()) }
 
 // secretOf is a service's own seed, from which the key of its copy is derived.
 func secretOf(creds natsconn.FileCredential) ([]byte, error) {

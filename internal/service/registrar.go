@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"path/filepath"
 	"strings"
 	"time"
@@ -27,8 +28,8 @@ type keeper struct {
 	signing *keystore.Key
 	denials *registrar.Denials
 	records *registrar.Records
-	longest longest
 	refresh chan ledger.Record // names that are to be kept for their holders
+	read    *nats.Conn         // in READERS
 }
 
 func (c *Config) startRegistrar(ctx, run context.Context, r *Running, log *slog.Logger) error {
@@ -87,6 +88,7 @@ func (c *Config) keepLedger(ctx, run context.Context, r *Running, k *keeper, log
 	if err != nil {
 		return err
 	}
+	k.read = read
 	secret, err := secretOf(natsconn.FileCredential{Path: filepath.Join(c.dir, platform.ReaderCreds)})
 	if err != nil {
 		return err
@@ -98,12 +100,10 @@ func (c *Config) keepLedger(ctx, run context.Context, r *Running, k *keeper, log
 		Region: c.Region, Self: self, Store: jetstream.NewDenials(write, read, c.Region), Projection: k.know.projection,
 		Opener: c.opener, Signer: ledger.KeySigner{Key: k.signing}, Publish: write.Publish, Log: log, Now: time.Now,
 	}
-	k.longest.see(k.know.document().Policy)
 	changed := func(e ledger.Entry) {
 		k.denials.Changed(e)
 		if e.Key == ledger.PlatformKey() {
 			d := k.know.document()
-			k.longest.see(d.Policy)
 			log.Info("the platform document is in force", "version", d.Public.Version.String())
 		}
 	}
@@ -124,7 +124,9 @@ func (c *Config) keepLedger(ctx, run context.Context, r *Running, k *keeper, log
 			k.denials.Emptied()
 		}
 	}
-	// What was known from the copy alone is looked after too.
+	// What was known from the copy alone is looked after too: the own region's denials
+	// are read from their beginning, to see which of them are there.
+	maps.DeleteFunc(f.Positions, func(at string, _ uint64) bool { return strings.HasPrefix(at, logDenials) })
 	k.denials.Emptied()
 	k.know.run(run, r)
 	if err := k.listen(write, c.Region); err != nil {
@@ -132,7 +134,7 @@ func (c *Config) keepLedger(ctx, run context.Context, r *Running, k *keeper, log
 	}
 	r.work.Go(func() { k.denials.Run(run) })
 
-	k.records = &registrar.Records{Holdings: ledger.NewHoldings(), Longest: k.longest.get, Log: log, Now: time.Now}
+	k.records = &registrar.Records{Holdings: ledger.NewHoldings(), Log: log, Now: time.Now}
 	if c.Region == c.platform.Home {
 		k.records.Issued = k.issued
 	}
@@ -197,6 +199,7 @@ func (c *Config) decide(ctx, run context.Context, r *Running, k *keeper, log *sl
 		return &ledger.Decider{
 			Store: decisions, Opener: c.opener, Signer: ledger.KeySigner{Key: k.signing},
 			Rules: k.know.document().Names, Known: k.know.projection.Version,
+			Decided: func(e ledger.Entry) { k.know.projection.Apply(e) },
 		}
 	}
 	home := &registrar.Home{
@@ -219,6 +222,11 @@ func (c *Config) decide(ctx, run context.Context, r *Running, k *keeper, log *sl
 		return err
 	}
 	r.servers = append(r.servers, s)
+	mirrors := &registrar.Mirrors{Origin: decisions, Copies: map[ident.Region]ledger.Source{}, Publish: k.denials.Publish, Log: log, Now: time.Now}
+	for _, region := range c.platform.Regions {
+		mirrors.Copies[region.Name] = jetstream.MirrorSource(k.read, region.Name)
+	}
+	r.work.Go(func() { mirrors.Run(run) })
 	r.work.Go(func() {
 		for {
 			select {

@@ -84,7 +84,7 @@ func Load(path string) (*Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.opener = ledger.Opener{Operator: c.operator, Now: time.Now}
+	c.opener = ledger.Opener{Operator: c.operator, Now: time.Now, Check: platform.CheckDocument}
 	if c.entry, err = c.opener.Open(ledger.PlatformKey().String(), strings.TrimSpace(document)); err != nil {
 		return nil, fmt.Errorf("%s: %w: %w", c.dir, ErrConfig, err)
 	}

@@ -173,7 +173,7 @@ func (u *Up) putDocument(ctx context.Context, nc *nats.Conn) error {
 	if err != nil {
 		return err
 	}
-	d := ledger.Decider{Store: store, Opener: ledger.Opener{Operator: u.Platform.Operator, Now: time.Now}}
+	d := ledger.Decider{Store: store, Opener: ledger.Opener{Operator: u.Platform.Operator, Now: time.Now, Check: platform.CheckDocument}}
 	for {
 		// Short tries: what is asked before the stream has a leader again is never
 		// answered.

@@ -3,8 +3,11 @@ package ledger_test
 import (
 	"encoding/binary"
 	"fmt"
+	"runtime"
 	"strings"
 	"testing"
+
+	"github.com/nats-io/nkeys"
 
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/ledger"
@@ -102,5 +105,42 @@ func TestLookupsAllocateNothing(t *testing.T) {
 		if n := testing.AllocsPerRun(100, look); n != 0 {
 			t.Errorf("%s allocates %v times", what, n)
 		}
+	}
+}
+
+// What a name costs in memory, where each has a holder of its own.
+func BenchmarkMemory(b *testing.B) {
+	heap := func() uint64 {
+		runtime.GC()
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	for _, n := range []int{10_000, 100_000, 1_000_000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			for b.Loop() {
+				p := ledger.NewProjection(nil)
+				raw := make([]byte, 32)
+				for i := range n {
+					binary.BigEndian.PutUint64(raw, uint64(i))
+					key, err := nkeys.Encode(nkeys.PrefixByteUser, raw)
+					if err != nil {
+						b.Fatal(err)
+					}
+					user, err := ident.ParseUserKey(string(key))
+					if err != nil {
+						b.Fatal(err)
+					}
+					p.RestoreName(ledger.KnownName{
+						Name: name(b, fmt.Sprintf("name-%d", i)), Holder: ident.OpenIdentity(user), Version: 1, At: now().UnixMilli(), Sum: sumOf(uint64(i)),
+					})
+				}
+				with := heap()
+				runtime.KeepAlive(p)
+				p = nil
+				b.ReportMetric(float64(with-heap())/float64(n), "heap-B/name")
+			}
+		})
 	}
 }

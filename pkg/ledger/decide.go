@@ -23,6 +23,9 @@ type Decider struct {
 	// deleted, or restored from an old copy): nothing is decided upon it, or a name
 	// would be given twice.
 	Known func(Key) uint64
+	// Decided is told of each entry that was stored, before it is answered; may be nil.
+	// What was decided is known to who decided it, whatever becomes of the store.
+	Decided func(Entry)
 }
 
 // tries bounds how often a decision is taken again because another writer was
@@ -70,6 +73,9 @@ func (d *Decider) decide(ctx context.Context, key Key, rule func(cur *Entry) (*d
 		}
 		switch err = d.Store.Put(ctx, key, token, revision); {
 		case err == nil:
+			if d.Decided != nil {
+				d.Decided(e)
+			}
 			return e, nil
 		case !errors.Is(err, ErrConflict):
 			return Entry{}, fmt.Errorf("deciding %s: %w", key, err)

@@ -43,6 +43,11 @@ func SignDocument(s KeySigner, public *trust.Platform, p policy.Policy, names Na
 	return s.Sign(trust.Entry{Subject: PlatformKey().s, Version: public.Version.Rank(), At: now.UnixMilli(), Body: body})
 }
 
+// MaxLife is the longest that any credential may live. Records are looked through for
+// that long, also under a policy that has become shorter, so that nobody who holds a
+// credential is forgotten.
+const MaxLife = 31 * 24 * time.Hour
+
 // openDocument reads a platform document whose signature is verified.
 func openDocument(op *trust.Operator, e trust.Entry) (*Document, error) {
 	b, err := decode[documentBody](e.Body)
@@ -56,7 +61,9 @@ func openDocument(op *trust.Operator, e trust.Entry) (*Document, error) {
 	if d.Public.Version.Rank() != e.Version || e.Denies {
 		return nil, fmt.Errorf("version %d around a public part of version %s: %w", e.Version, d.Public.Version, trust.ErrUntrusted)
 	}
-	if b.Names.Lapse <= 0 || b.Names.Rest < 0 || b.Names.Step <= 0 {
+	// A name that gains less than a step is not kept for longer: with a step beyond the
+	// lapse it would lapse in its holder's hands.
+	if b.Names.Lapse <= 0 || b.Names.Rest < 0 || b.Names.Step <= 0 || b.Names.Step > b.Names.Lapse {
 		return nil, fmt.Errorf("its rules for names are out of shape")
 	}
 	return d, d.check()
@@ -78,8 +85,8 @@ func (d *Document) check() error {
 		if !a.HasRole(o.Role) {
 			return fmt.Errorf("it offers role %s/%s, which it does not have", o.Account, o.Role)
 		}
-		if o.Default <= 0 || o.Longest < o.Default {
-			return fmt.Errorf("lifetimes of role %s/%s are out of order", o.Account, o.Role)
+		if o.Default <= 0 || o.Longest < o.Default || o.Longest.Duration() > MaxLife {
+			return fmt.Errorf("lifetimes of role %s/%s are out of order, or beyond %s", o.Account, o.Role, MaxLife)
 		}
 	}
 	return nil

@@ -80,6 +80,10 @@ func (s KeySigner) Sign(e trust.Entry) (string, error) { return e.Sign(s.Key) }
 type Opener struct {
 	Operator *trust.Operator
 	Now      func() time.Time
+	// Check says whether a platform document has what its reader cannot do without, of
+	// which this package knows nothing; nil asks for nothing. What it refuses is
+	// ErrDamaged.
+	Check func(*Document) error
 }
 
 // Open verifies an entry that was found under a key: what has no signature of this
@@ -141,7 +145,11 @@ func (o Opener) body(k Key, e trust.Entry) (any, error) {
 		}
 		return b, err
 	case KindPlatform:
-		return openDocument(o.Operator, e)
+		d, err := openDocument(o.Operator, e)
+		if err == nil && o.Check != nil {
+			err = o.Check(d)
+		}
+		return d, err
 	case KindRevocation:
 		b, err := decode[Revocation](e.Body)
 		b.Before = int64(min(e.Version, 1<<40)) // #nosec G115 -- bounded

@@ -82,12 +82,22 @@ type Follower struct {
 	aheadLost bool // there was one too many
 }
 
-// What At has of a log besides its position, after its name: how its near source
-// begins.
-const (
-	beginsAt  = " begins at"
-	beganWhen = " began"
-)
+// endsAt is what At has of a log besides its position, after its name: how its near
+// source began and ended.
+//
+//nolint:gochecknoglobals // a constant in all but name
+var endsAt = [4]string{" first", " first at", " last", " last at"}
+
+// restored gives the ends that At gave.
+func restored(positions map[string]uint64, log string) ends {
+	mark := func(i int) Mark {
+		if positions[log+endsAt[i]] == 0 {
+			return Mark{}
+		}
+		return Mark{positions[log+endsAt[i]], time.Unix(0, int64(positions[log+endsAt[i+1]]))} // #nosec G115 -- as At gave it
+	}
+	return ends{mark(0), mark(2)}
+}
 
 // waiting is an entry from the future.
 type waiting struct {
@@ -105,37 +115,38 @@ type logState struct {
 	near, far uint64
 	apart     bool
 	fresh     time.Time // when it last lacked nothing
-	// begins is the oldest that near had, by which it is known again; see Beginning.
-	begins begin
+	// was is how near was when all of it had been read, by which it is known again.
+	was ends
 }
 
-// begin is the oldest entry of a source.
-type begin struct {
-	seq uint64
-	at  int64 // nanoseconds since 1970
-}
+// ends are the oldest and the newest entry of a source; zero if it does not say.
+type ends struct{ first, last Mark }
 
-// anew tells whether a source that began with old began with next now and is therefore
-// another one: sure, or only if it stays so, because a replica that is behind has older
-// entries than another.
-func (old begin) anew(next begin) (is, sure bool) {
-	if old.seq == 0 || next.seq == 0 || next.seq > old.seq {
+// skew is how far the clocks of servers may differ that store one stream.
+const skew = 30 * time.Second
+
+// anew tells whether a source that was so is another one now: sure, or only if it stays
+// so, because a replica that is behind has older entries than another.
+func (was ends) anew(now ends) (is, sure bool) {
+	if was.first.Seq == 0 || now.first.Seq == 0 {
 		return false, false
 	}
-	sure = next.seq == old.seq && next.at != old.at
-	return sure || next.seq < old.seq, sure
+	// The same place and another time; or what is where we had been, and came later.
+	sure = now.first.Seq == was.first.Seq && !now.first.At.Equal(was.first.At) ||
+		now.first.Seq <= was.last.Seq && now.first.At.After(was.last.At.Add(skew))
+	return sure || now.first.Seq < was.first.Seq, sure
 }
 
-func (l *logState) beginning() begin {
+func (l *logState) ends() ends {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.begins
+	return l.was
 }
 
-func (l *logState) begin(b begin) {
+func (l *logState) note(e ends) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.begins = b
+	l.was = e
 }
 
 func (l *logState) at(near bool) uint64 {
@@ -230,7 +241,7 @@ func (f *Follower) init() {
 		for _, l := range f.Logs {
 			f.state = append(f.state, &logState{
 				Log: l, near: f.Positions[l.Name], far: f.Positions[l.Name],
-				begins: begin{f.Positions[l.Name+beginsAt], int64(f.Positions[l.Name+beganWhen])}, // #nosec G115 -- as At gave it
+				was: restored(f.Positions, l.Name),
 			})
 		}
 		if f.Positions != nil || len(f.Logs) == 0 {
@@ -273,8 +284,10 @@ func (f *Follower) At() map[string]uint64 {
 	at := make(map[string]uint64, len(f.state))
 	for _, l := range f.state {
 		at[l.Name] = l.covered()
-		if b := l.beginning(); b.seq > 0 {
-			at[l.Name+beginsAt], at[l.Name+beganWhen] = b.seq, uint64(b.at) // #nosec G115 -- its bits come back
+		if e := l.ends(); e.first.Seq > 0 {
+			for i, n := range []uint64{e.first.Seq, uint64(e.first.At.UnixNano()), e.last.Seq, uint64(e.last.At.UnixNano())} { // #nosec G115 -- its bits come back
+				at[l.Name+endsAt[i]] = n
+			}
 		}
 	}
 	return at
@@ -325,8 +338,19 @@ func (f *Follower) apply(e Entry) {
 }
 
 // follow reads one log: all of it once, from near; then what is new, from near and
-// from far, side by side, since far may not answer for long.
+// from far, side by side, since either may not answer for long. With a copy to begin
+// with, far is not waited with.
 func (f *Follower) follow(ctx context.Context, l *logState) {
+	var work sync.WaitGroup
+	defer work.Wait()
+	far := func() {
+		if l.Far != nil {
+			work.Go(func() { f.compare(ctx, l, l.Far, false) })
+		}
+	}
+	if f.Positions != nil {
+		far()
+	}
 	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
 		err := f.read(ctx, l, l.Near, true)
 		if err == nil {
@@ -340,77 +364,72 @@ func (f *Follower) follow(ctx context.Context, l *logState) {
 	if f.left.Add(-1) == 0 {
 		close(f.ready)
 	}
-	var work sync.WaitGroup
-	defer work.Wait()
-	if l.Far != nil {
-		work.Go(func() { f.compare(ctx, l, l.Far, false) })
+	if f.Positions == nil {
+		far()
 	}
 	f.compare(ctx, l, l.Near, true)
 }
 
-// first asks a source for its beginning, if it can tell.
-func first(ctx context.Context, s Source) (begin, error) {
-	b, ok := s.(Beginning)
+// look asks a source how far it goes, and how it begins if it can tell.
+func look(ctx context.Context, s Source) (last uint64, e ends, err error) {
+	m, ok := s.(Marked)
 	if !ok {
-		return begin{}, nil
+		last, err = s.Last(ctx)
+		return last, ends{}, err
 	}
-	seq, at, err := b.First(ctx)
-	if err != nil || seq == 0 {
-		return begin{}, err
-	}
-	return begin{seq, at.UnixNano()}, nil
+	e.first, e.last, err = m.Ends(ctx)
+	return e.last.Seq, e, err
 }
 
 // compare asks a source now and then for its last position and reads what is new.
 func (f *Follower) compare(ctx context.Context, l *logState, s Source, near bool) {
 	var (
 		seen uint64 // the greatest that this source had
-		less int    // how often in a row it had less
+		less int    // how often in a row it had less, or was another
+		was  ends   // how it was when all of it had been read
 	)
 	// What was read of a source, now or for a copy, it had; and what a near copy had, the
 	// far source had. Only a near copy may never have had what came from far.
 	if !near || l.Far == nil {
 		seen = l.at(near)
 	}
-	var begins begin
 	if near {
-		begins = l.beginning()
+		was = l.ends()
 	}
 	for wait.For(ctx, f.Every) == nil {
 		if near {
 			f.retryAhead()
 		}
-		last, err := s.Last(ctx)
-		var next begin
-		if err == nil {
-			next, err = first(ctx, s)
-		}
+		last, now, err := look(ctx, s)
 		if err != nil {
 			f.failed(l, err)
 			continue
 		}
-		anew, sure := begins.anew(next)
+		anew, sure := was.anew(now)
 		if last < seen || anew {
 			if less++; less < suspicious && !sure {
 				continue
 			}
 			// What was applied stays: entries hold by their signatures and versions.
 			f.stats.lost.Add(1)
-			f.Log.Error("a stream of the ledger has less than before; what is known is kept, and the stream is read again",
+			f.Log.Error("a stream of the ledger has less than before, or is another one; what is known is kept, and the stream is read again",
 				"log", l.Name, "near", near, "had", seen, "has", last)
 			if near && f.Emptied != nil {
 				f.Emptied(l.Name)
 			}
 			l.again(near)
+			was = ends{} // known again when it was read
 		}
-		seen, less, begins = last, 0, next
-		if near {
-			l.begin(next)
-		}
+		seen, less = last, 0
 		if last <= l.at(near) {
 			l.lacksNothing(near, f.Opener.Now())
 		} else if err := f.read(ctx, l, s, near); err != nil {
 			f.failed(l, err)
+			continue
+		}
+		was = now
+		if near {
+			l.note(now)
 		}
 	}
 }

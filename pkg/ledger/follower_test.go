@@ -273,7 +273,7 @@ func TestFollowerRefusesForgedHints(t *testing.T) {
 func TestFollowerAsksFarForWhatNearLacks(t *testing.T) {
 	inBubble(t, func(b *bubble) {
 		var home memory.Denials
-		a, c, d := b.suspension(0, 1), b.suspension(1, 1), b.suspension(2, 1)
+		a, c, d := b.suspension(0, 1), b.suspension(1, 1), b.suspension(2, 2)
 		b.append(&home, a)
 		var mirror memory.Denials
 		b.append(&mirror, a)
@@ -476,12 +476,12 @@ type begun struct {
 	at time.Time
 }
 
-func (b *begun) First(ctx context.Context) (uint64, time.Time, error) {
-	e, err := b.Read(ctx, 0, 1)
+func (b *begun) Ends(ctx context.Context) (first, last ledger.Mark, err error) {
+	e, err := b.Read(ctx, 0, 1000)
 	if err != nil || len(e) == 0 {
-		return 0, time.Time{}, err
+		return first, last, err
 	}
-	return e[0].Seq, b.at, nil
+	return ledger.Mark{Seq: e[0].Seq, At: b.at}, ledger.Mark{Seq: e[len(e)-1].Seq, At: b.at}, nil
 }
 
 // renewed is a source behind which another store may come to be.
@@ -492,8 +492,9 @@ func (r *renewed) Read(ctx context.Context, after uint64, limit int) ([]ledger.S
 }
 
 func (r *renewed) Last(ctx context.Context) (uint64, error) { return r.Load().Last(ctx) }
-
-func (r *renewed) First(ctx context.Context) (uint64, time.Time, error) { return r.Load().First(ctx) }
+func (r *renewed) Ends(ctx context.Context) (first, last ledger.Mark, err error) {
+	return r.Load().Ends(ctx)
+}
 
 // A stream that was deleted and made anew is known as another one although it has as
 // much as the old one had, while the follower runs and after it has started again from
@@ -501,10 +502,11 @@ func (r *renewed) First(ctx context.Context) (uint64, time.Time, error) { return
 func TestFollowerKnowsAStreamMadeAnew(t *testing.T) {
 	inBubble(t, func(b *bubble) {
 		old, next, third := &begun{at: time.Now()}, &begun{at: time.Now().Add(time.Minute)}, &begun{at: time.Now().Add(2 * time.Minute)}
-		a, c, d := b.suspension(0, 1), b.suspension(1, 1), b.suspension(2, 1)
+		a, c, d := b.suspension(0, 1), b.suspension(1, 1), b.suspension(2, 2)
 		b.append(&old.Denials, a)
-		b.append(&next.Denials, c)
-		b.append(&third.Denials, d)
+		b.append(&next.Denials, a, c)
+		// The third has replaced its first entry since: it begins where the others do not.
+		b.append(&third.Denials, b.suspension(2, 1), d)
 		var emptied int
 		var near renewed
 		near.Store(old)

@@ -100,12 +100,18 @@ type Stored struct {
 	Seq uint64
 }
 
-// Beginning is what a Source may have besides: by it a follower knows a stream that
-// was made anew, also once it has as much as the old one had.
-type Beginning interface {
-	// First is the position of the oldest that there is, and when it was stored; 0 if
-	// there is nothing. In one stream the position only grows. ErrUnavailable.
-	First(ctx context.Context) (seq uint64, at time.Time, err error)
+// Mark is one entry of a source: its position, and when it was stored there.
+type Mark struct {
+	Seq uint64
+	At  time.Time
+}
+
+// Marked is what a Source may have besides: by it a follower knows a stream that was
+// made anew, also once it has as much as the old one had.
+type Marked interface {
+	// Ends are the oldest and the newest that there is, zero if there is nothing. In
+	// one stream both only grow. ErrUnavailable.
+	Ends(ctx context.Context) (first, last Mark, err error)
 }
 
 // Source is a store as those read it who follow it. Positions only grow; of several

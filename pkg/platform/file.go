@@ -18,6 +18,7 @@ import (
 	"github.com/goccy/go-yaml"
 
 	"github.com/herald-nats/herald/pkg/ident"
+	"github.com/herald-nats/herald/pkg/ledger"
 )
 
 // FileName is the platform file's name in a platform folder.
@@ -153,8 +154,8 @@ func (f *File) check() error {
 	if !home {
 		bad("home is %q, which is none of the regions", f.Home)
 	}
-	if c := f.Credentials; c.Lifetime < time.Second || c.Longest < c.Lifetime {
-		bad("credentials: lifetime must be at least 1s and longest no shorter than it")
+	if c := f.Credentials; c.Lifetime < time.Second || c.Longest < c.Lifetime || c.Longest > ledger.MaxLife {
+		bad("credentials: lifetime must be at least 1s, and longest no shorter than it and at most %s", ledger.MaxLife)
 	}
 	if f.Chat.Room.IsZero() || len(f.Chat.Channels) == 0 || slices.ContainsFunc(f.Chat.Channels, ident.Label.IsZero) {
 		bad("chat: a room and at least one channel are needed")

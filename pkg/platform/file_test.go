@@ -139,6 +139,7 @@ func TestParseErrors(t *testing.T) {
 		{"a region without a name", swap("- name: sfo", "- name: null"), []string{"name", "number 2"}},
 		{"a node twice", swap("name: ams-2", "name: ams-1"), []string{"node ams-1 is there twice"}},
 		{"a node without a name", swap("{name: ams-2, ", "{"), []string{"name of node 2"}},
+		{"a longest life beyond a month", swap("longest: 12h", "longest: 745h"), []string{"longest"}},
 		{"a lifetime below a second", swap("lifetime: 1h", "lifetime: 999ms"), []string{"lifetime"}},
 		{"a negative lifetime", swap("lifetime: 1h", "lifetime: -1h"), []string{"lifetime"}},
 		{"longest below the default", swap("longest: 12h", "longest: 59m"), []string{"longest"}},
@@ -232,7 +233,7 @@ func files() *rapid.Generator[*platform.File] {
 			f.Regions = append(f.Regions, reg)
 		}
 		f.Home = f.Regions[rapid.IntRange(0, len(f.Regions)-1).Draw(r, "home")].Name
-		f.Credentials.Lifetime = time.Duration(rapid.Int64Range(int64(time.Second), int64(1000*time.Hour)).Draw(r, "lifetime"))
+		f.Credentials.Lifetime = time.Duration(rapid.Int64Range(int64(time.Second), int64(700*time.Hour)).Draw(r, "lifetime"))
 		f.Credentials.Longest = f.Credentials.Lifetime + time.Duration(rapid.Int64Range(0, int64(time.Hour)).Draw(r, "more"))
 		if rapid.Bool().Draw(r, "round") {
 			f.Credentials.Lifetime = f.Credentials.Lifetime.Truncate(time.Second)

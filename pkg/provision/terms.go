@@ -48,7 +48,13 @@ func (s *Service) Use(d *ledger.Document) {
 			}
 		}
 	}
-	if r, ok := d.Public.Region(s.Region); !ok || r.SealKey.String() != s.SealKey.Public() {
+	r, ok := d.Public.Region(s.Region)
+	if !ok {
+		// Clients are told of other regions only. What is asked here all the same gets
+		// nothing: this region is no part of the platform any more.
+		keys, t.members = nil, nil
+		s.Log.Error("the platform document has no such region any more: nothing is issued here", "region", s.Region.String())
+	} else if r.SealKey.String() != s.SealKey.Public() {
 		s.Log.Error("the platform document names another region key than this issuer holds: what is sealed to it cannot be opened here",
 			"key", s.SealKey.Public(), "document", r.SealKey.String())
 	}

@@ -43,6 +43,8 @@ type Denials struct {
 	// what other regions wrote gets that long.
 	unstored map[ledger.Key]time.Time
 	asked    map[ident.Region]time.Time // when a region was last asked to compare
+	answered map[ident.Region]time.Time // and when it was last sent what it lacks
+	refused  uint64                     // messages and entries of other registrars that are not believed
 	limit    *rate.Limiter
 }
 
@@ -95,7 +97,7 @@ const (
 func (d *Denials) init() {
 	if d.unstored == nil {
 		d.unstored = make(map[ledger.Key]time.Time)
-		d.asked = make(map[ident.Region]time.Time)
+		d.asked, d.answered = make(map[ident.Region]time.Time), make(map[ident.Region]time.Time)
 		d.limit = rate.NewLimiter(1, 10)
 	}
 }
@@ -298,7 +300,13 @@ func (d *Denials) Message(kind string, data []byte) {
 			err = d.entries(data)
 		}
 	}
-	if err != nil && d.complain() {
+	if err == nil {
+		return
+	}
+	d.mu.Lock()
+	d.refused++
+	d.mu.Unlock()
+	if d.complain() {
 		d.Log.Warn("a message of another registrar is refused", "error", err)
 	}
 }
@@ -329,22 +337,44 @@ func (d *Denials) digest(data []byte) error {
 	return nil
 }
 
+// known tells whether the platform has a region; before its document is known, any.
+func (d *Denials) known(region ident.Region) bool {
+	doc, _ := d.Projection.Document()
+	if doc == nil {
+		return true
+	}
+	_, ok := doc.Public.Region(region)
+	return ok
+}
+
 // mayAsk tells whether a region may be asked to compare now.
 func (d *Denials) mayAsk(region ident.Region) bool {
+	return d.known(region) && d.rarely(&d.asked, region)
+}
+
+// mayAnswer tells whether a region may be sent what it lacks now. It asks once in a
+// while, and what is sent can be much.
+func (d *Denials) mayAnswer(region ident.Region) bool {
+	return d.known(region) && d.rarely(&d.answered, region)
+}
+
+// rarely tells whether a region was not dealt with lately, and notes that it is now.
+func (d *Denials) rarely(when *map[ident.Region]time.Time, region ident.Region) bool {
 	now := d.Now()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.init()
+	last := *when
 	// A clock that was set back makes nobody wait.
 	lately := func(at time.Time) bool { return now.Sub(at) < askEvery && !now.Before(at) }
-	if at, ok := d.asked[region]; ok && lately(at) {
+	if at, ok := last[region]; ok && lately(at) {
 		return false
 	}
-	maps.DeleteFunc(d.asked, func(_ ident.Region, at time.Time) bool { return !lately(at) })
-	if len(d.asked) >= maxRegions {
+	maps.DeleteFunc(last, func(_ ident.Region, at time.Time) bool { return !lately(at) })
+	if len(last) >= maxRegions {
 		return false // more regions than there are: most of them are made up
 	}
-	d.asked[region] = now
+	last[region] = now
 	return true
 }
 
@@ -358,9 +388,16 @@ func (d *Denials) compare(data []byte) error {
 	if m.Region.IsZero() || len(m.Buckets) != len(own)*len(own[0]) {
 		return errors.New("a comparison out of shape")
 	}
-	var differs [ledger.Buckets]bool
+	var (
+		differs [ledger.Buckets]bool
+		some    bool
+	)
 	for i := range own {
 		differs[i] = !slices.Equal(own[i][:], m.Buckets[i*len(own[i]):(i+1)*len(own[i])])
+		some = some || differs[i]
+	}
+	if !some || !d.mayAnswer(m.Region) {
+		return nil
 	}
 	var (
 		out  entriesMsg
@@ -420,6 +457,7 @@ func (d *Denials) Adopt(ctx context.Context) {
 		}
 	}
 	d.mu.Unlock()
+	failed := 0
 	for _, k := range due {
 		e, ok := d.Projection.Get(k)
 		if !ok {
@@ -432,10 +470,20 @@ func (d *Denials) Adopt(ctx context.Context) {
 			if d.complain() {
 				d.Log.Warn("a denial is in force here and cannot be stored yet", "key", k.String(), "error", err)
 			}
-			return // the others would fare no better now
+			if failed++; failed >= 3 {
+				return // the others would fare no better now
+			}
+			continue // what is wrong may be this one
 		}
 		d.appended(e)
 	}
+}
+
+// Refused is how many messages of other registrars held something that is not believed.
+func (d *Denials) Refused() uint64 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.refused
 }
 
 // Unstored is how many entries are in force here and were not seen in the region's

@@ -24,9 +24,6 @@ type RecordSource interface {
 // keeps names of each credential.
 type Records struct {
 	Holdings *ledger.Holdings
-	// Longest is the longest life of any credential: older records are about nothing
-	// that is alive, and a record that says otherwise is not believed.
-	Longest func() time.Duration
 	// Issued is told of each record of a credential that is alive; may be nil.
 	Issued func(ledger.Record)
 	Log    *slog.Logger
@@ -77,7 +74,7 @@ func (r *Records) Follow(ctx context.Context, region string, s RecordSource) {
 	for {
 		if !found {
 			var err error
-			if at, err = s.Before(ctx, r.Now().Add(-r.Longest()-ledger.MaxAhead)); err != nil {
+			if at, err = s.Before(ctx, r.Now().Add(-ledger.MaxLife-ledger.MaxAhead)); err != nil {
 				if !r.rest(ctx, wake, region, err) {
 					return
 				}
@@ -138,7 +135,7 @@ func (r *Records) rest(ctx context.Context, wake <-chan struct{}, region string,
 }
 
 func (r *Records) take(s ledger.Stored) {
-	rec, err := ledger.DecodeRecord(s.Subject, s.Data, r.Longest())
+	rec, err := ledger.DecodeRecord(s.Subject, s.Data, ledger.MaxLife)
 	if err != nil {
 		if r.limit.Allow() {
 			r.Log.Warn("a record is not believed", "seq", s.Seq, "error", err)

@@ -90,13 +90,13 @@ type followed struct {
 	end    func()
 }
 
-const longest = 12 * time.Hour
+const longest = ledger.MaxLife
 
 func follow(t *testing.T, src *records) *followed {
 	t.Helper()
 	f := &followed{src: src, log: new(logged)}
 	f.Records = &registrar.Records{
-		Holdings: ledger.NewHoldings(), Longest: func() time.Duration { return longest }, Log: f.log.logger(), Now: time.Now,
+		Holdings: ledger.NewHoldings(), Log: f.log.logger(), Now: time.Now,
 		Issued: func(r ledger.Record) {
 			f.mu.Lock()
 			defer f.mu.Unlock()
@@ -298,7 +298,7 @@ func TestRecordsThatDoNotAdvance(t *testing.T) {
 		src := &stuck{records: &records{all: new(memory.Records)}}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
-		f := &registrar.Records{Holdings: ledger.NewHoldings(), Longest: func() time.Duration { return longest }, Log: new(logged).logger(), Now: time.Now}
+		f := &registrar.Records{Holdings: ledger.NewHoldings(), Log: new(logged).logger(), Now: time.Now}
 		f.Follow(ctx, "ams", src)
 		if src.asked > 200 {
 			t.Errorf("asked %d times in a minute", src.asked)

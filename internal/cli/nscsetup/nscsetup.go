@@ -16,6 +16,7 @@ import (
 	"github.com/herald-nats/herald/internal/up"
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/keystore"
+	"github.com/herald-nats/herald/pkg/ledger"
 	"github.com/herald-nats/herald/pkg/platform"
 	"github.com/herald-nats/herald/pkg/trust"
 )
@@ -60,6 +61,7 @@ func rules() []cli.Rule {
 		{Is: platform.ErrInvalidFile, Code: cli.Config, Hint: "correct platform.yaml at the line that is named"},
 		{Is: platform.ErrNoPorts, Code: cli.Resource, Hint: "choose the first of a block of free ports with --port"},
 		{Is: up.ErrRunning, Code: cli.Resource, Hint: "another 'nscsetup up' runs it: use that one, or end it first"},
+		{Is: ledger.ErrLost, Code: cli.Failed, Hint: "bring home's bucket back from a backup of its server's disks, or from a mirror; an empty one would give names a second time"},
 		{Is: up.ErrNotRunning, Code: cli.Unavailable, Hint: "start it with 'nscsetup up' in another terminal"},
 		{Is: supercluster.ErrUnknown, Code: cli.Usage, Hint: "see 'nscsetup link list' for the platform's regions"},
 		{Is: ident.ErrInvalid, Code: cli.Usage, Hint: "regions are lower-case letters and digits such as ams; names are lower-case such as demo"},

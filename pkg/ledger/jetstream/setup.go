@@ -28,7 +28,9 @@ const (
 	// do if they came in order and once; two registrars of a region may write at one
 	// moment, and one that does not find what it wrote writes it again.
 	perDenial = 3
-	// recordsKept is how long records are kept; longer than any credential lives.
+	// maxDenial bounds a denial: who and why at their longest, all of it escaped.
+	maxDenial = 16 << 10
+	// recordsKept is how long records are kept; longer than ledger.MaxLife.
 	recordsKept = 90 * 24 * time.Hour
 	// duplicates is how long a stream knows what was published to it.
 	duplicates = 2 * time.Minute
@@ -41,6 +43,9 @@ const (
 // tries again what fails until ctx ends. It needs the right to create streams, which
 // nothing that runs has: it is the set-up tool's user that calls it. Streams are
 // managed as streams, not through the KV API, whose update silently resets fields.
+//
+// An error that wraps ledger.ErrLost: home's bucket was deleted and is not made anew;
+// everything else is there.
 func Setup(ctx context.Context, nc *nats.Conn, home ident.Region, regions []ident.Region) error {
 	js, err := jetstream.New(nc)
 	if err != nil {
@@ -48,20 +53,46 @@ func Setup(ctx context.Context, nc *nats.Conn, home ident.Region, regions []iden
 	}
 	// What others copy from comes first: a mirror or a source that does not find its
 	// origin asks again after a wait that grows, up to 40 s.
-	origins := []jetstream.StreamConfig{decisions(home)}
-	var copies, alone []jetstream.StreamConfig
+	var origins, alone, copies []jetstream.StreamConfig
+	lost := notLost(ctx, js, regions)
+	if lost == nil {
+		origins = append(origins, decisions(home))
+	}
 	for _, r := range regions {
-		alone = append(alone, denials(r, nil)) // unless it is there
 		origins = append(origins, records(r))
-		copies = append(copies, mirror(r), denials(r, regions))
+		alone = append(alone, denials(r, nil)) // unless it is there
+		copies = append(copies, denials(r, regions))
+		if lost == nil {
+			copies = append(copies, mirror(r))
+		}
 	}
-	if err := together(origins, func(c jetstream.StreamConfig) error { return ensure(ctx, js, c, js.CreateOrUpdateStream) }); err != nil {
-		return err
+	for _, step := range []struct {
+		configs []jetstream.StreamConfig
+		set     func(context.Context, jetstream.StreamConfig) (jetstream.Stream, error)
+	}{{origins, js.CreateOrUpdateStream}, {alone, js.CreateStream}, {copies, js.CreateOrUpdateStream}} {
+		if err := together(step.configs, func(c jetstream.StreamConfig) error { return ensure(ctx, js, c, step.set) }); err != nil {
+			return errors.Join(err, lost)
+		}
 	}
-	if err := together(alone, func(c jetstream.StreamConfig) error { return ensure(ctx, js, c, js.CreateStream) }); err != nil {
-		return err
+	return lost
+}
+
+// notLost refuses to make home's bucket where there are mirrors of one: it was deleted,
+// and they have what it had. An empty one beside them would give names away a second
+// time, and a mirror that is ahead of its origin follows it never again.
+func notLost(ctx context.Context, js jetstream.JetStream, regions []ident.Region) error {
+	ctx, cancel := context.WithTimeout(ctx, setupTry)
+	defer cancel()
+	if _, err := js.Stream(ctx, subject.DecisionsStream); !errors.Is(err, jetstream.ErrStreamNotFound) {
+		return nil // it is there, or nobody can tell now: whoever makes it finds out
 	}
-	return together(copies, func(c jetstream.StreamConfig) error { return ensure(ctx, js, c, js.CreateOrUpdateStream) })
+	for _, r := range regions {
+		if s, err := js.Stream(ctx, subject.MirrorStream(r)); err == nil && s.CachedInfo().State.LastSeq > 0 {
+			return fmt.Errorf("home's bucket %s is gone, and %s has what it had: it is not made anew, empty: %w",
+				subject.DecisionsStream, subject.MirrorStream(r), ledger.ErrLost)
+		}
+	}
+	return nil
 }
 
 func together(configs []jetstream.StreamConfig, f func(jetstream.StreamConfig) error) error {
@@ -142,7 +173,7 @@ func denials(r ident.Region, others []ident.Region) jetstream.StreamConfig {
 		Description:       "revocations and suspensions: what " + r.String() + " wrote, and copies of what the others did",
 		Subjects:          []string{subject.Denials(r)},
 		MaxMsgsPerSubject: perDenial,
-		MaxMsgSize:        16 << 10, // who and why at their longest, all of it escaped
+		MaxMsgSize:        maxDenial,
 		Replicas:          replicas,
 		Placement:         &jetstream.Placement{Cluster: r.String()},
 		Discard:           jetstream.DiscardNew,

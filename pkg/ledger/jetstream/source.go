@@ -14,6 +14,7 @@ import (
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/ledger"
 	"github.com/herald-nats/herald/pkg/subject"
+	"github.com/herald-nats/herald/pkg/trust"
 )
 
 // Source implements ledger.Source by direct get, through an import of AUTH or READERS.
@@ -27,8 +28,8 @@ type Source struct {
 }
 
 var (
-	_ ledger.Source    = (*Source)(nil)
-	_ ledger.Beginning = (*Source)(nil)
+	_ ledger.Source = (*Source)(nil)
+	_ ledger.Marked = (*Source)(nil)
 )
 
 // MirrorSource reads a region's mirror of what is decided in home.
@@ -110,13 +111,22 @@ func (s *Source) Last(ctx context.Context) (uint64, error) {
 	return m.seq, err
 }
 
-// First implements ledger.Beginning.
-func (s *Source) First(ctx context.Context) (uint64, time.Time, error) {
-	m, err := s.one(ctx, request{Seq: 1, NextFor: s.filter})
-	if errors.Is(err, errNone) {
-		return 0, time.Time{}, nil
+// Ends implements ledger.Marked.
+func (s *Source) Ends(ctx context.Context) (first, last ledger.Mark, err error) {
+	for _, end := range []struct {
+		ask  request
+		mark *ledger.Mark
+	}{{request{Seq: 1, NextFor: s.filter}, &first}, {request{LastFor: s.filter}, &last}} {
+		m, err := s.one(ctx, end.ask)
+		if errors.Is(err, errNone) {
+			return ledger.Mark{}, ledger.Mark{}, nil
+		}
+		if err != nil {
+			return ledger.Mark{}, ledger.Mark{}, err
+		}
+		*end.mark = ledger.Mark{Seq: m.seq, At: m.at}
 	}
-	return m.seq, m.at, err
+	return first, last, nil
 }
 
 // Before gives the position before the first message that was stored at or after a
@@ -132,7 +142,8 @@ func (s *Source) Before(ctx context.Context, t time.Time) (uint64, error) {
 	return msgs[0].seq - 1, nil
 }
 
-// has tells whether a subject's entries that are kept include this token.
+// has tells whether the entries that are kept under a subject, or under those that a
+// pattern matches, include this token.
 func (s *Source) has(ctx context.Context, subj, token string) (bool, error) {
 	m, err := s.one(ctx, request{LastFor: subj})
 	if errors.Is(err, errNone) {
@@ -141,7 +152,7 @@ func (s *Source) has(ctx context.Context, subj, token string) (bool, error) {
 	if err != nil || m.data == token {
 		return err == nil, err
 	}
-	msgs, err := s.batch(ctx, request{Seq: 1, NextFor: subj, Batch: 2 * perDenial, MaxBytes: maxBytes})
+	msgs, err := s.batch(ctx, request{Seq: 1, NextFor: subj, Batch: 64 * perDenial, MaxBytes: maxBytes})
 	for _, m := range msgs {
 		if m.data == token {
 			return true, nil
@@ -228,7 +239,7 @@ func Hints(nc *nats.Conn, r ident.Region) (<-chan ledger.Stored, error) {
 	prefix := subject.LedgerNewsPrefix(r)
 	hints := make(chan ledger.Stored, 4096)
 	_, err := nc.Subscribe(prefix+">", func(m *nats.Msg) {
-		if key, ok := hintKey(strings.TrimPrefix(m.Subject, prefix)); ok {
+		if key, ok := hintKey(strings.TrimPrefix(m.Subject, prefix), len(m.Data)); ok {
 			select {
 			case hints <- ledger.Stored{Subject: key, Data: string(m.Data)}:
 			default:
@@ -241,18 +252,23 @@ func Hints(nc *nats.Conn, r ident.Region) (<-chan ledger.Stored, error) {
 	return hints, nil
 }
 
-// hintKey gives the key of a hint that came by the way of its class: what is decided
-// in home is told by the mirror, denials by their stream and by registrars.
-func hintKey(s string) (string, bool) {
+// hintKey gives the key of a hint: what is decided in home is told by the mirror,
+// denials by their stream, and either by registrars. What is longer than it can be there
+// is dropped, before it waits in memory and anybody has looked at its signature.
+func hintKey(s string, size int) (string, bool) {
 	from, key, _ := strings.Cut(s, ".")
-	if from == "denials" {
-		_, key, _ = strings.Cut(key, ".")
-	}
+	longest := maxDenial
 	switch from {
-	case "decisions", "denials", "live":
-		return key, key != "" && ledger.IsDenial(key) == (from != "decisions")
+	case "decisions":
+		longest = trust.MaxEntry
+	case "denials":
+		_, key, _ = strings.Cut(key, ".")
+	case "live":
+	default:
+		return "", false
 	}
-	return "", false
+	ok := from == "live" || ledger.IsDenial(key) == (from == "denials")
+	return key, key != "" && ok && size <= longest
 }
 
 // RecordNews calls f whenever some region has new records; f must not block.

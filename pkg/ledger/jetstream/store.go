@@ -43,32 +43,76 @@ func NewDecisions(nc *nats.Conn) (*Decisions, error) {
 func (d *Decisions) Get(ctx context.Context, key ledger.Key) (string, uint64, error) {
 	ctx, cancel := context.WithTimeout(ctx, writeWait)
 	defer cancel()
-	ask, err := json.Marshal(map[string]string{"last_by_subj": subject.Decision(key.String())})
+	m, err := d.message(ctx, request{LastFor: subject.Decision(key.String())})
+	if errors.Is(err, errNone) {
+		return "", 0, ledger.ErrNotFound
+	}
+	return m.data, m.seq, err
+}
+
+// message asks the leader for one message.
+func (d *Decisions) message(ctx context.Context, r request) (message, error) {
+	ask, err := json.Marshal(r)
 	if err != nil {
-		return "", 0, fmt.Errorf("asking for %s: %w", key, err)
+		return message{}, fmt.Errorf("asking the ledger: %w", err)
 	}
 	msg, err := d.nc.RequestWithContext(ctx, subject.DecisionsRead, ask)
 	if err != nil {
-		return "", 0, unavailable(err)
+		return message{}, unavailable(err)
 	}
 	var answer struct {
 		Error   *jetstream.APIError `json:"error"`
 		Message struct {
-			Seq  uint64 `json:"seq"`
-			Data []byte `json:"data"`
+			Subject string `json:"subject"`
+			Seq     uint64 `json:"seq"`
+			Data    []byte `json:"data"`
 		} `json:"message"`
 	}
 	switch err := json.Unmarshal(msg.Data, &answer); {
 	case err != nil:
-		return "", 0, fmt.Errorf("%w: an answer that cannot be read: %w", ledger.ErrUnavailable, err)
+		return message{}, fmt.Errorf("%w: an answer that cannot be read: %w", ledger.ErrUnavailable, err)
 	case answer.Error != nil && answer.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound:
-		return "", 0, ledger.ErrNotFound
+		return message{}, errNone
 	case answer.Error != nil:
-		return "", 0, unavailable(answer.Error)
+		return message{}, unavailable(answer.Error)
 	case answer.Message.Seq == 0:
-		return "", 0, fmt.Errorf("%w: an answer that is no entry", ledger.ErrUnavailable)
+		return message{}, fmt.Errorf("%w: an answer that is no entry", ledger.ErrUnavailable)
 	}
-	return string(answer.Message.Data), answer.Message.Seq, nil
+	return message{subject: answer.Message.Subject, seq: answer.Message.Seq, data: string(answer.Message.Data)}, nil
+}
+
+var _ ledger.Source = (*Decisions)(nil)
+
+// Last implements ledger.Source, as the leader has it.
+func (d *Decisions) Last(ctx context.Context) (uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, answerWait)
+	defer cancel()
+	m, err := d.message(ctx, request{LastFor: subject.Decisions})
+	if errors.Is(err, errNone) {
+		return 0, nil
+	}
+	return m.seq, err
+}
+
+// Read implements ledger.Source, as the leader has it: one message for each request, so
+// it is for little.
+func (d *Decisions) Read(ctx context.Context, after uint64, limit int) ([]ledger.Stored, error) {
+	var out []ledger.Stored
+	for len(out) < limit {
+		one, cancel := context.WithTimeout(ctx, answerWait)
+		m, err := d.message(one, request{Seq: after + 1, NextFor: subject.Decisions})
+		cancel()
+		if errors.Is(err, errNone) || err != nil && len(out) > 0 {
+			break
+		}
+		if err != nil {
+			return nil, err
+		}
+		key, _ := decisionKey(m.subject)
+		out = append(out, ledger.Stored{Subject: key, Data: m.data, Seq: m.seq})
+		after = m.seq
+	}
+	return out, nil
 }
 
 // Put implements ledger.DecisionStore.
@@ -131,7 +175,8 @@ func (d *Denials) Append(ctx context.Context, key ledger.Key, token string) erro
 	m.Data = []byte(token)
 	var written time.Time
 	for pause := lookFirst; ; pause = min(2*pause, lookLast) {
-		has, err := d.copies.has(ctx, m.Subject, token)
+		// Whichever region it came from, it is stored here.
+		has, err := d.copies.has(ctx, "denials.*."+key.String(), token)
 		if has {
 			return nil
 		}
