@@ -108,6 +108,19 @@ func newCollector(services func() []service.Stats, now func() time.Time) *collec
 		registrar(func(s *service.RegistrarStats) int { return s.Unstored }))
 	add(prometheus.GaugeValue, "herald_holdings", "Identities that hold a user with a credential.",
 		registrar(func(s *service.RegistrarStats) int { return s.Holdings }))
+	counted := func(read func(*service.RegistrarStats) uint64) func(service.Stats, emit) {
+		return func(s service.Stats, emit emit) {
+			if s.Registrar != nil {
+				emit(float64(read(s.Registrar)))
+			}
+		}
+	}
+	add(prometheus.CounterValue, "herald_peers_refused_total", "Messages of other registrars with something that is not believed.",
+		counted(func(s *service.RegistrarStats) uint64 { return s.PeersRefused }))
+	add(prometheus.CounterValue, "herald_records_refused_total", "Records of issued credentials that are not believed.",
+		counted(func(s *service.RegistrarStats) uint64 { return s.RecordsRefused }))
+	add(prometheus.CounterValue, "herald_home_damaged_total", "Requests that home refused because its bucket has something that is not believed, or less than it had.",
+		counted(func(s *service.RegistrarStats) uint64 { return s.Damaged }))
 	return c
 }
 

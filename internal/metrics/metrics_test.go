@@ -82,7 +82,7 @@ func services(t *testing.T) (issuer, registrar service.Stats) {
 		Service: service.Registrar, Region: region, Document: trust.Version{Epoch: 1, Number: 1}, CopyFailing: true,
 		// Its clock was put back meanwhile.
 		Ages:      []ledger.Age{{Source: "denials", Since: now().Add(time.Hour)}},
-		Registrar: &service.RegistrarStats{Unstored: 16, Holdings: 17},
+		Registrar: &service.RegistrarStats{Unstored: 16, Holdings: 17, PeersRefused: 18, RecordsRefused: 19, Damaged: 20},
 	}
 	return issuer, registrar
 }
@@ -98,6 +98,7 @@ func TestMetrics(t *testing.T) {
 	s.Add(func() service.Stats { return registrar })
 	const want = `herald_denials_unstored{region="ams",service="registrar"} 16
 herald_holdings{region="ams",service="registrar"} 17
+herald_home_damaged_total{region="ams",service="registrar"} 20
 herald_ledger_age_seconds{log="decisions",region="ams",service="issuer"} 1.5
 herald_ledger_age_seconds{log="denials",region="ams",service="registrar"} 0
 herald_ledger_complete{region="ams",service="issuer"} 1
@@ -124,9 +125,11 @@ herald_ledger_names{region="ams",service="issuer"} 3
 herald_ledger_names{region="ams",service="registrar"} 0
 herald_ledger_reads_failed_total{region="ams",service="issuer"} 13
 herald_ledger_reads_failed_total{region="ams",service="registrar"} 0
+herald_peers_refused_total{region="ams",service="registrar"} 18
 herald_platform_document_info{region="ams",service="issuer",version="1.2"} 1
 herald_platform_document_info{region="ams",service="registrar",version="1.1"} 1
 herald_records_dropped_total{region="ams",service="issuer"} 15
+herald_records_refused_total{region="ams",service="registrar"} 19
 herald_records_waiting{region="ams",service="issuer"} 14
 `
 	code, body := get(t, s.URL())

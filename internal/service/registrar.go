@@ -30,6 +30,7 @@ type keeper struct {
 	records *registrar.Records
 	refresh chan ledger.Record // names that are to be kept for their holders
 	read    *nats.Conn         // in READERS
+	home    *registrar.Home    // nil elsewhere than in home
 }
 
 func (c *Config) startRegistrar(ctx, run context.Context, r *Running, log *slog.Logger) error {
@@ -209,6 +210,7 @@ func (c *Config) decide(ctx, run context.Context, r *Running, k *keeper, log *sl
 			return denied
 		},
 	}
+	k.home = home
 	// Before it is complete it could decide against what was decided.
 	if err := k.know.complete(ctx); err != nil {
 		return err

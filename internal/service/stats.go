@@ -42,6 +42,10 @@ type IssuerStats struct {
 type RegistrarStats struct {
 	Unstored int // denials in force that the region's stream was not seen to have
 	Holdings int // identities that hold a user
+
+	PeersRefused   uint64 // messages of other registrars with something that is not believed
+	RecordsRefused uint64 // records that are not believed
+	Damaged        uint64 // requests that home refused because of what its bucket has
 }
 
 // Stats gives them as they are now. It may be called by any goroutine, also while the
@@ -54,7 +58,13 @@ func (r *Running) Stats() Stats {
 		s.Issuer = &IssuerStats{Waiting: waiting, Dropped: dropped}
 	}
 	if r.keeper != nil {
-		s.Registrar = &RegistrarStats{Unstored: r.keeper.denials.Unstored(), Holdings: r.keeper.records.Holdings.Len()}
+		s.Registrar = &RegistrarStats{
+			Unstored: r.keeper.denials.Unstored(), Holdings: r.keeper.records.Holdings.Len(),
+			PeersRefused: r.keeper.denials.Refused(), RecordsRefused: r.keeper.records.Refused(),
+		}
+		if r.keeper.home != nil {
+			s.Registrar.Damaged = r.keeper.home.Damaged()
+		}
 	}
 	return s
 }

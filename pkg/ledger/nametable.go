@@ -17,9 +17,12 @@ type nameTable struct {
 	n     int
 }
 
+// nameRow fills two lines of a processor's cache, and starts where one starts: a chunk
+// is as large as what the allocator aligns to pages.
 type nameRow struct {
 	text nameText
 	name
+	_ [8]byte
 }
 
 const rowsPerChunk = 1 << 8
@@ -74,7 +77,7 @@ func (t *nameTable) add(hash uint32, n ident.Name, e name) {
 	if t.n%rowsPerChunk == 0 {
 		t.rows = append(t.rows, make([]nameRow, rowsPerChunk))
 	}
-	t.rows[t.n/rowsPerChunk][t.n%rowsPerChunk] = nameRow{textOf(n), e}
+	t.rows[t.n/rowsPerChunk][t.n%rowsPerChunk] = nameRow{text: textOf(n), name: e}
 	t.n++
 	t.put(uint64(hash)<<32 | uint64(t.n)) // #nosec G115 -- positive
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/herald-nats/herald/internal/endpoint"
@@ -31,7 +32,13 @@ type Home struct {
 	Limits    *Limits
 	Log       *slog.Logger
 	Now       func() time.Time
+
+	damaged uint64 // atomic
 }
+
+// Damaged is how many requests were refused because home's bucket has something that is
+// not believed, or less than it had.
+func (h *Home) Damaged() uint64 { return atomic.LoadUint64(&h.damaged) }
 
 // Queue is the queue group of home's registrars.
 const Queue = "registrar"
@@ -79,6 +86,7 @@ func (h *Home) refuse(r endpoint.Request, a asked, err error) endpoint.Response 
 	level := slog.LevelInfo
 	if errors.Is(err, ledger.ErrDamaged) || errors.Is(err, ledger.ErrLost) {
 		level = slog.LevelError
+		atomic.AddUint64(&h.damaged, 1)
 	}
 	h.Log.Log(context.Background(), level, "refused", "request", r.ID, "name", a.request.Name.String(), "code", string(told.Code), "error", err)
 	body, err := json.Marshal(&told)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -29,9 +30,10 @@ type Records struct {
 	Log    *slog.Logger
 	Now    func() time.Time
 
-	mu    sync.Mutex
-	nudge map[string]chan struct{}
-	limit *rate.Limiter
+	refused atomic.Uint64
+	mu      sync.Mutex
+	nudge   map[string]chan struct{}
+	limit   *rate.Limiter
 }
 
 // recordsEvery is how often a region is asked for records that no news told of.
@@ -134,9 +136,13 @@ func (r *Records) rest(ctx context.Context, wake <-chan struct{}, region string,
 	return true
 }
 
+// Refused is how many records were not believed.
+func (r *Records) Refused() uint64 { return r.refused.Load() }
+
 func (r *Records) take(s ledger.Stored) {
 	rec, err := ledger.DecodeRecord(s.Subject, s.Data, ledger.MaxLife)
 	if err != nil {
+		r.refused.Add(1)
 		if r.limit.Allow() {
 			r.Log.Warn("a record is not believed", "seq", s.Seq, "error", err)
 		}
