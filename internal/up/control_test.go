@@ -118,7 +118,7 @@ func ended(t *testing.T, c net.Conn) string {
 
 func TestControl(t *testing.T) {
 	before := goleak.IgnoreCurrent()
-	t.Cleanup(func() { goleak.VerifyNone(t, before) })
+	t.Cleanup(func() { goleak.VerifyNone(t, append(uptest.LeftByServers(), before)...) })
 	p, err := uptest.Start(t.TempDir(), uptest.Options{Regions: []string{"ams", "sfo"}, Bare: true})
 	if err != nil {
 		t.Fatal(err)

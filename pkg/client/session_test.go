@@ -13,7 +13,6 @@ import (
 
 	"github.com/nats-io/jwt/v2"
 	"github.com/nats-io/nats.go"
-	"go.uber.org/goleak"
 
 	"github.com/herald-nats/herald/internal/natsconn"
 	"github.com/herald-nats/herald/internal/service"
@@ -43,7 +42,7 @@ func run(m *testing.M) int {
 		return 1
 	}
 	code := m.Run()
-	if err := errors.Join(shared.Close(), goleak.Find()); err != nil && code == 0 {
+	if err := errors.Join(shared.Close(), uptest.Leaks()); err != nil && code == 0 {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}

@@ -69,12 +69,12 @@ type Follower struct {
 	Emptied func(log string)
 	Log     *slog.Logger
 
-	start sync.Once
-	ready chan struct{}
-	left  atomic.Int32 // logs that were not read once
-	state []*logState
-	stats stats
-	limit *rate.Limiter
+	start         sync.Once
+	ready         chan struct{}
+	left          atomic.Int32 // logs that were not read once
+	state         []*logState
+	stats         stats
+	limit, hinted *rate.Limiter // of what is said in the log
 
 	aheadMu   sync.Mutex
 	ahead     map[string]waiting // by token: of one key there may be several
@@ -232,7 +232,7 @@ func (f *Follower) Stats() Stats {
 func (f *Follower) init() {
 	f.start.Do(func() {
 		f.ready = make(chan struct{})
-		f.limit = rate.NewLimiter(1, 10)
+		f.limit, f.hinted = rate.NewLimiter(1, 10), rate.NewLimiter(1, 10)
 		f.ahead = make(map[string]waiting)
 		if f.Every == 0 {
 			f.Every = CompareEvery
@@ -319,7 +319,11 @@ func (f *Follower) hint(h Stored) {
 	e, err := f.Opener.Open(h.Subject, h.Data)
 	if err != nil {
 		f.stats.hintsRefused.Add(1)
-		f.complain("a hint is not believed", "error", err)
+		// By a measure of its own: who sends hints must not be able to use up that of what
+		// is stored.
+		if f.hinted.Allow() {
+			f.Log.Warn("a hint is not believed", "error", err)
+		}
 		if errors.Is(err, ErrAhead) {
 			f.postpone("", h)
 		}
