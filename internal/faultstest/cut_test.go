@@ -15,6 +15,7 @@ import (
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/keystore"
 	"github.com/herald-nats/herald/pkg/ledger"
+	"github.com/herald-nats/herald/pkg/platform"
 	"github.com/herald-nats/herald/pkg/wire"
 )
 
@@ -124,6 +125,12 @@ func TestRegionCutOff(t *testing.T) {
 		w.suspend(ams, there, i%2 == 0)
 		w.enforced("sgp", here, "suspended-here", i%2 == 0)
 		w.enforced("ams", there, "suspended-there", i%2 == 0)
+		// A revocation, too: what is issued from then on is dated after it.
+		before := time.Now().Add(time.Duration(5*(i+1)) * time.Second)
+		if _, err := sgp.Revoke(t.Context(), w.chat(), userKey(known), before, ledger.Revocation{By: "test"}); err != nil {
+			t.Fatal(err)
+		}
+		w.datedAfter("sgp", known, "known", before)
 		if i == 0 {
 			if err := w.obtain("sgp", there, "suspended-there"); err != nil {
 				t.Errorf("sgp knows of a suspension that nobody could tell it: nothing is cut: %v", err)
@@ -140,6 +147,7 @@ func TestRegionCutOff(t *testing.T) {
 		t.Logf("cut %v: all projections are equal %v after healing", cut, w.equal(within(5*time.Second)))
 		w.enforced("sgp", there, "suspended-there", i%2 == 0)
 		w.enforced("sfo", here, "suspended-here", i%2 == 0)
+		w.datedAfter("ams", known, "known", before)
 		if err := w.obtain("sgp", newUser(t), fmt.Sprintf("decided-%d", i)); code(err) != wire.NameTaken {
 			t.Errorf("a name that was given elsewhere meanwhile: %v", err)
 		}
@@ -170,6 +178,28 @@ func (w *world) suspend(d denier, key *keystore.Key, suspend bool) {
 	e, err := d.Suspend(w.t.Context(), k, suspend, seen, ledger.Suspension{By: "test", Why: "to see what happens"})
 	if err != nil || e.Denies != suspend {
 		w.t.Fatalf("suspending: %+v %v", e, err)
+	}
+}
+
+func userKey(k *keystore.Key) ident.UserKey { return must(ident.ParseUserKey(k.Public())) }
+
+// chat is the account that credentials are for.
+func (w *world) chat() ident.AccountKey {
+	a, _ := w.Public.Document.Account(must(ident.ParseLabel(platform.ChatIn)))
+	return a.Key
+}
+
+// datedAfter sees that a credential outlives a revocation until before.
+func (w *world) datedAfter(in string, key *keystore.Key, name string, before time.Time) {
+	w.t.Helper()
+	r, _ := w.Public.Document.Region(region(in))
+	ctx, cancel := context.WithTimeout(w.t.Context(), 5*time.Second)
+	defer cancel()
+	c, err := w.Public.Obtain(ctx, r.URLs, key, client.Wish{Name: must(ident.ParseName(name))})
+	if err != nil {
+		w.t.Errorf("%s in %s, after a revocation: %v", name, in, err)
+	} else if c.User.IssuedAt.Unix() <= before.Unix() {
+		w.t.Errorf("%s in %s has a credential of %s, revoked until %s", name, in, c.User.IssuedAt, before)
 	}
 }
 

@@ -186,7 +186,7 @@ func (w *world) signer(in string) ledger.KeySigner {
 }
 
 func (w *world) opener() ledger.Opener {
-	return ledger.Opener{Operator: w.Up.Platform.Operator, Now: time.Now}
+	return ledger.Opener{Operator: w.Up.Platform.Operator, Now: time.Now, Check: platform.CheckDocument}
 }
 
 // newUser is a user key that nobody else has.

@@ -204,3 +204,52 @@ func TestStreamsDeletedByHand(t *testing.T) {
 		t.Error("a name that the bucket has lost is given to another")
 	}
 }
+
+// Streams that are full: nothing new is decided and nobody is told otherwise, what is
+// denied is in force and said not to be stored, and when there is room again it is.
+func TestFullStreams(t *testing.T) {
+	w := newWorld(t, false)
+	alice, mallory := newUser(t), newUser(t)
+	if err := w.obtain("sfo", alice, "alice"); err != nil {
+		t.Fatal(err)
+	}
+	w.equal(within(10 * time.Second))
+	js := must(natsjs.New(w.hand()))
+	// room bounds a stream to what it has, or lifts the bound.
+	room := func(full bool) {
+		t.Helper()
+		for _, name := range []string{subject.DecisionsStream, "DENIALS_sfo"} {
+			info := must(must(js.Stream(t.Context(), name)).Info(t.Context()))
+			c := info.Config
+			c.MaxBytes = -1
+			if full {
+				c.MaxBytes = int64(info.State.Bytes) + 1
+			}
+			if _, err := js.UpdateStream(t.Context(), c); err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+		}
+	}
+	room(true)
+	if err := w.obtain("sfo", mallory, "mallory"); code(err) != wire.ReadOnly {
+		t.Errorf("a new name, with home's bucket full: %v", err)
+	}
+	if err := w.obtain("sfo", alice, "alice"); err != nil {
+		t.Errorf("a name that was given: %v", err)
+	}
+	key := ledger.IdentitySuspension(openIdentity(alice))
+	sfo := w.service("registrar/sfo")
+	if _, err := sfo.Denials().Suspend(t.Context(), key, true, 0, ledger.Suspension{By: "test"}); !errors.Is(err, ledger.ErrUnavailable) {
+		t.Errorf("a suspension that cannot be stored: %v", err)
+	}
+	if n := sfo.Stats().Registrar.Unstored; n != 1 {
+		t.Errorf("%d denials are said not to be stored", n)
+	}
+	for _, r := range regions() {
+		w.enforced(r, alice, "alice", true)
+	}
+	room(false)
+	eventually(t, within(20*time.Second), "what is in force is stored", func() bool { return sfo.Stats().Registrar.Unstored == 0 })
+	eventually(t, within(20*time.Second), "new names are given again", func() bool { return w.obtain("sfo", mallory, "mallory") == nil })
+	w.equal(within(10 * time.Second))
+}
