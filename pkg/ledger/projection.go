@@ -25,7 +25,7 @@ type Projection struct {
 	names  [shards]nameShard
 	others [2]otherEntries // decided in home, denials
 	doc    atomic.Pointer[Entry]
-	digest [2]digest // names and what else is decided in home; denials
+	digest digest // of denials
 
 	changed func(Entry) // called for each entry that came to hold; may be nil
 }
@@ -73,7 +73,7 @@ func (p *Projection) Apply(e Entry) bool {
 	var changed bool
 	if n := e.Key.Name(); !n.IsZero() {
 		body, _ := e.Body.(Name)
-		changed = p.applyName(n, e.Key, name{holder: body.Holder, until: body.Until, rests: body.Rests, order: e.order()})
+		changed = p.applyName(n, name{holder: body.Holder, until: body.Until, rests: body.Rests, order: e.order()})
 	} else {
 		changed = p.applyOther(e)
 	}
@@ -83,7 +83,7 @@ func (p *Projection) Apply(e Entry) bool {
 	return changed
 }
 
-func (p *Projection) applyName(n ident.Name, key Key, next name) bool {
+func (p *Projection) applyName(n ident.Name, next name) bool {
 	s, hash := p.shard(n)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -91,11 +91,9 @@ func (p *Projection) applyName(n ident.Name, key Key, next name) bool {
 	switch {
 	case cur == nil:
 		s.t.add(hash, n, next)
-		p.digest[0].swap(key, Sum{}, next.sum)
 	case !next.beats(cur.order):
 		return false
 	default:
-		p.digest[0].swap(key, cur.sum, next.sum)
 		*cur = next
 	}
 	return true
@@ -111,7 +109,9 @@ func (p *Projection) applyOther(e Entry) bool {
 		return false
 	}
 	o.m[e.Key] = e
-	p.digest[class].swap(e.Key, cur.Sum, e.Sum)
+	if e.Key.Denial() {
+		p.digest.swap(e.Key, cur.Sum, e.Sum)
+	}
 	if e.Key.Kind() == KindPlatform {
 		p.doc.Store(&e)
 	}
@@ -279,7 +279,7 @@ func (p *Projection) KnownName(n ident.Name) (KnownName, bool) {
 // RestoreName applies a name from a copy whose authenticity was verified: the
 // signature of the entry was verified when it was put there.
 func (p *Projection) RestoreName(k KnownName) bool {
-	return p.applyName(k.Name, NameKey(k.Name), name{
+	return p.applyName(k.Name, name{
 		holder: k.Holder, until: k.Until, rests: k.Rests,
 		order: order{version: k.Version, at: k.At, sum: k.Sum, denies: k.Denies},
 	})
@@ -334,10 +334,7 @@ func (d *digest) get() Digest {
 }
 
 // DenialDigest sums up the revocations and suspensions that are known.
-func (p *Projection) DenialDigest() Digest { return p.digest[1].get() }
-
-// DecidedDigest sums up what is decided in home, names and all.
-func (p *Projection) DecidedDigest() Digest { return p.digest[0].get() }
+func (p *Projection) DenialDigest() Digest { return p.digest.get() }
 
 // Dump writes everything that is known in one canonical form: two projections that
 // know the same give the same bytes. It is for tests and for tools that compare.

@@ -79,8 +79,7 @@ const (
 	PeerDigests = "peers.ALL.digest"
 	// LiveAll is where registrars tell news to a region at once; LedgerNews has it.
 	LiveAll = "ledger.*.live.>"
-	// RecordNews is what the streams of records republish, and RecordNewsAll those of
-	// all regions.
+	// RecordNewsAll is what the streams of records republish, of all regions.
 	RecordNewsAll = "records.>"
 )
 

@@ -2,8 +2,6 @@ package diskcopy_test
 
 import (
 	"bytes"
-	"encoding/base32"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -17,7 +15,6 @@ import (
 
 	"pgregory.net/rapid"
 
-	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/keystore"
 	"github.com/herald-nats/herald/pkg/ledger"
 	"github.com/herald-nats/herald/pkg/ledger/diskcopy"
@@ -279,34 +276,6 @@ func TestGrownBase(t *testing.T) {
 	}
 	if !os.SameFile(first, must[os.FileInfo](t)(os.Stat(s.path))) {
 		t.Error("it was written anew")
-	}
-}
-
-// TestOtherSpelling: nkeys that have the same 32 bytes are different texts, if they
-// are accepted at all, and come back as they were.
-func TestOtherSpelling(t *testing.T) {
-	h := newHome(t)
-	raw := must[[]byte](t)(base32.StdEncoding.DecodeString(userKey(t, 1).String()))
-	raw = raw[:33]
-	raw[0] |= 3
-	var crc uint16
-	for _, b := range raw {
-		crc ^= uint16(b) << 8
-		for range 8 {
-			crc = crc<<1 ^ crc>>15*0x1021
-		}
-	}
-	k, err := ident.ParseUserKey(base32.StdEncoding.EncodeToString(binary.LittleEndian.AppendUint16(raw, crc)))
-	if err != nil {
-		t.Skipf("such nkeys are refused: %v", err)
-	}
-	s := newService(t, h)
-	s.apply(s.entry(t, ledger.NameKey(nameOf(t, "alice")), 1, false, ledger.Name{Holder: ident.OpenIdentity(k)}))
-	s.flush(1)
-	want := s.p.Dump()
-	s.restart()
-	if s.loaded.Damage != nil || !bytes.Equal(s.p.Dump(), want) {
-		t.Errorf("%+v", s.loaded)
 	}
 }
 
