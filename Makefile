@@ -64,6 +64,7 @@ check: ## formatting, linters, import rules, module files
 	[ -z "$$out" ] || { echo "not formatted (gofumpt -w):" >&2; echo "$$out" >&2; exit 1; }
 	$(GO) vet ./...
 	$(GOTOOL) golangci-lint run
+	$(GO) run ./internal/manifestdoc -check
 	$(GO) mod tidy -diff
 	$(GO) -C tools mod tidy -diff
 	$(GO) mod verify

@@ -62,7 +62,7 @@ func runPeer(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	p := &peer{roster: chat.NewRoster(), name: name, self: user, second: args[2], general: pl.Document.Chat.Channels[0], greeted: map[ident.UserKey]bool{}}
+	p := &peer{roster: chat.NewRoster(), name: name, self: user, second: args[2], general: pl.Document.Chat.Rooms[0].Channels[0], greeted: map[ident.UserKey]bool{}}
 	var late atomic.Pointer[bus.Bus]
 	sctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
@@ -83,7 +83,7 @@ func runPeer(ctx context.Context, args []string) error {
 		p.session.Close(cctx)
 	}()
 	p.bus, err = bus.New(sctx, bus.Config{
-		Conn: p.session.Conn, Room: pl.Document.Chat.Room, Channels: pl.Document.Chat.Channels, Name: name,
+		Conn: p.session.Conn, Room: pl.Document.Chat.Rooms[0].Name, Channels: pl.Document.Chat.Rooms[0].Channels, Name: name,
 		Signer: peerKey{key, user}, UserJWT: func() string { return p.session.Credential().JWT },
 		Verify: func(token string, now time.Time) (ident.UserKey, ident.Name, error) {
 			u, err := pl.Document.VerifyUser(token, now)

@@ -207,9 +207,9 @@ func (p *script) forgedMessage(ctx context.Context) error {
 	}
 	defer mallory.Close(ctx)
 	alice, _ := p.people["alice"]["key"].(string)
-	doc := p.pl.Document.Chat
-	subj := subject.Post(doc.Room, doc.Channels[0])
-	claims := jwt.NewGenericClaims(doc.Channels[0].String())
+	room := p.pl.Document.Chat.Rooms[0]
+	subj := subject.Post(room.Name, room.Channels[0])
+	claims := jwt.NewGenericClaims(room.Channels[0].String())
 	claims.Name, claims.Audience = "alice", subj
 	claims.Data["msg"], claims.Data["type"] = "send me your money", "chat-post"
 	token, err := claims.Encode(key.Pair())

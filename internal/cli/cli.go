@@ -23,13 +23,14 @@ import (
 // Exit codes, one table for all programs (docs/exit-codes.md).
 const (
 	OK          = 0   // it was done
-	Failed      = 1   // something failed that has no code of its own
+	Failed      = 1   // something failed that has no code of its own; or the answer to a question is no
 	Usage       = 2   // a flag, an argument or a name is wrong
-	Config      = 3   // a folder, a file or a context is missing, unreadable, foreign or invalid
+	Partial     = 3   // it was done as far as servers could be reached; those that could not are named
 	Exists      = 4   // it would overwrite what is there
 	Unavailable = 5   // a server or a service cannot be reached, or did not answer in time
 	Refused     = 6   // the platform refused: the credential, the name, the right
 	Resource    = 7   // this machine refused: a taken port, a full disk, a missing permission
+	Config      = 8   // a folder, a file or a context is missing, unreadable, foreign or invalid
 	Interrupted = 130 // ended by Ctrl-C before it was done
 )
 
@@ -63,6 +64,15 @@ func (e *Error) Unwrap() error { return e.Err }
 func Errorf(code int, hint, format string, args ...any) error {
 	return &Error{Code: code, Hint: hint, Err: fmt.Errorf(format, args...)}
 }
+
+// silent is an exit code without a message: the answer was data.
+type silent int
+
+func (s silent) Error() string { return fmt.Sprintf("exit code %d", int(s)) }
+
+// Silent ends a program with an exit code and says nothing: what there was to say is on
+// stdout. It is for answers, such as no, not for errors.
+func Silent(code int) error { return silent(code) }
 
 // Rule says what an error of a package means to a person.
 type Rule struct {
@@ -105,6 +115,10 @@ func Run(ctx context.Context, root *cobra.Command, stdio IO, args []string, rule
 func Report(w io.Writer, program string, err error, rules ...Rule) int {
 	if err == nil {
 		return OK
+	}
+	var s silent
+	if errors.As(err, &s) {
+		return int(s)
 	}
 	e := classify(program, err, rules)
 	code, hint, text := e.Code, oneLine(e.Hint), oneLine(err.Error())
@@ -151,6 +165,9 @@ func classify(program string, err error, rules []Rule) *Error {
 	}
 	return &Error{Code: Failed, Hint: "see '" + program + " --help'", Err: err}
 }
+
+// Line makes text from anywhere harmless to print as one line.
+func Line(s string) string { return oneLine(s) }
 
 // oneLine makes text from anywhere harmless to print: one line, no control
 // characters, and not endless.

@@ -27,7 +27,7 @@ import (
 func codes() map[string]int {
 	return map[string]int{
 		"OK": cli.OK, "Failed": cli.Failed, "Usage": cli.Usage, "Config": cli.Config, "Exists": cli.Exists, "Unavailable": cli.Unavailable,
-		"Refused": cli.Refused, "Resource": cli.Resource, "Interrupted": cli.Interrupted,
+		"Refused": cli.Refused, "Partial": cli.Partial, "Resource": cli.Resource, "Interrupted": cli.Interrupted,
 	}
 }
 

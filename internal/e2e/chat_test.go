@@ -153,7 +153,7 @@ func (w *world) hostile(t *testing.T, people ...*term) {
 		t.Fatal(err)
 	}
 	claims := jwt.NewGenericClaims(channel.String())
-	claims.Name, claims.Audience = "\x1b[31mroot\x1b]0;owned\a", subject.Post(doc.Room, channel)
+	claims.Name, claims.Audience = "\x1b[31mroot\x1b]0;owned\a", subject.Post(doc.Rooms[0].Name, channel)
 	claims.Data["type"] = "chat-post"
 	claims.Data["msg"] = "begin \x1b[2J\x1b[H\x1b]0;owned\a\x1b]8;;https://evil.example\x1b\\click\x1b]8;;\x1b\\ " +
 		"\u009b31m\u202egnorw [red::b]tag[-] [:::https://evil.example]x [\"id\"]\r\n99:99 <bob> I owe you\u2028 end"

@@ -44,16 +44,15 @@ func (w *world) hand() *nats.Conn {
 	claims := must(w.Up.Platform.Operator.VerifyAccount(string(token)))
 	role := must(keystore.Generate(keystore.Account))
 	claims.SigningKeys.Add(role.Public())
+	// A version of its own: registrars take it for a change, and leave it.
+	claims.Tags.Remove("base:1")
+	claims.Tags.Add("base:100")
 	changed := must(claims.Encode(signing.Pair()))
 	sys := w.dial(platform.System, platform.RoleRegistrar, "ams")
 	ctx, cancel := context.WithTimeout(w.t.Context(), 20*time.Second)
 	defer cancel()
-	resolver := registrar.NewResolver(sys, w.Up.Platform.Operator)
-	servers, err := resolver.Servers(ctx, len(w.Up.Cluster.Servers()))
-	if err == nil {
-		err = resolver.Push(ctx, []string{changed}, servers)
-	}
-	if err != nil {
+	rep, err := registrar.NewResolver(sys, w.Up.Platform.Operator, signing, time.Now).Converge(ctx, []string{changed}, nil)
+	if err = errors.Join(err, rep.Err()); err != nil {
 		w.t.Fatal(err)
 	}
 	user := newUser(w.t)

@@ -121,6 +121,30 @@ func newCollector(services func() []service.Stats, now func() time.Time) *collec
 		counted(func(s *service.RegistrarStats) uint64 { return s.RecordsRefused }))
 	add(prometheus.CounterValue, "herald_home_damaged_total", "Requests that home refused because its bucket has something that is not believed, or less than it had.",
 		counted(func(s *service.RegistrarStats) uint64 { return s.Damaged }))
+
+	// Of registrars: how accounts are on servers.
+	add(prometheus.CounterValue, "herald_accounts_looks_total", "Times that servers were asked for accounts.",
+		counted(func(s *service.RegistrarStats) uint64 { return s.Servers.Looks }))
+	add(prometheus.CounterValue, "herald_accounts_looks_failed_total", "Times that asking servers for accounts ended with an error.",
+		counted(func(s *service.RegistrarStats) uint64 { return s.Servers.Failed }))
+	add(prometheus.CounterValue, "herald_accounts_pushed_total", "Accounts that were pushed to all servers.",
+		counted(func(s *service.RegistrarStats) uint64 { return s.Servers.Pushed }))
+	add(prometheus.CounterValue, "herald_accounts_overwritten_total", "Accounts that somebody had pushed over with less than was there.",
+		counted(func(s *service.RegistrarStats) uint64 { return s.Servers.Overwritten }))
+	add(prometheus.CounterValue, "herald_accounts_foreign_total", "Account JWTs on servers that do not verify up to the platform's operator.",
+		counted(func(s *service.RegistrarStats) uint64 { return s.Servers.Foreign }))
+	add(prometheus.GaugeValue, "herald_accounts_out_of_line", "Accounts that some server did not hold as it should when they were last looked at.",
+		registrar(func(s *service.RegistrarStats) int { return s.Servers.OutOfLine }))
+	add(prometheus.GaugeValue, "herald_accounts_conflicts", "Accounts that are not pushed because different base claims have one version.",
+		registrar(func(s *service.RegistrarStats) int { return s.Servers.Conflicts }))
+	add(prometheus.GaugeValue, "herald_servers_behind", "Servers that did not answer the last look at accounts, or refused one.",
+		registrar(func(s *service.RegistrarStats) int { return s.Servers.Behind }))
+	add(prometheus.GaugeValue, "herald_accounts_age_seconds", "Time since a look at all accounts last found or left each on every server; absent before the first.",
+		func(s service.Stats, emit emit) {
+			if s.Registrar != nil && !s.Registrar.Servers.InLine.IsZero() {
+				emit(max(0, c.now().Sub(s.Registrar.Servers.InLine).Seconds()))
+			}
+		})
 	return c
 }
 

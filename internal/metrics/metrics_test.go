@@ -22,6 +22,7 @@ import (
 	"github.com/herald-nats/herald/internal/uptest"
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/ledger"
+	own "github.com/herald-nats/herald/pkg/registrar"
 	"github.com/herald-nats/herald/pkg/trust"
 )
 
@@ -81,8 +82,14 @@ func services(t *testing.T) (issuer, registrar service.Stats) {
 	registrar = service.Stats{
 		Service: service.Registrar, Region: region, Document: trust.Version{Epoch: 1, Number: 1}, CopyFailing: true,
 		// Its clock was put back meanwhile.
-		Ages:      []ledger.Age{{Source: "denials", Since: now().Add(time.Hour)}},
-		Registrar: &service.RegistrarStats{Unstored: 16, Holdings: 17, PeersRefused: 18, RecordsRefused: 19, Damaged: 20},
+		Ages: []ledger.Age{{Source: "denials", Since: now().Add(time.Hour)}},
+		Registrar: &service.RegistrarStats{
+			Unstored: 16, Holdings: 17, PeersRefused: 18, RecordsRefused: 19, Damaged: 20,
+			Servers: own.WatcherStats{
+				Looks: 21, Failed: 22, Pushed: 23, Overwritten: 24, Foreign: 25, OutOfLine: 26, Conflicts: 27, Behind: 28,
+				InLine: now().Add(-29 * time.Second),
+			},
+		},
 	}
 	return issuer, registrar
 }
@@ -96,7 +103,15 @@ func TestMetrics(t *testing.T) {
 	issuer, registrar := services(t)
 	s.Add(func() service.Stats { return issuer })
 	s.Add(func() service.Stats { return registrar })
-	const want = `herald_denials_unstored{region="ams",service="registrar"} 16
+	const want = `herald_accounts_age_seconds{region="ams",service="registrar"} 29
+herald_accounts_conflicts{region="ams",service="registrar"} 27
+herald_accounts_foreign_total{region="ams",service="registrar"} 25
+herald_accounts_looks_failed_total{region="ams",service="registrar"} 22
+herald_accounts_looks_total{region="ams",service="registrar"} 21
+herald_accounts_out_of_line{region="ams",service="registrar"} 26
+herald_accounts_overwritten_total{region="ams",service="registrar"} 24
+herald_accounts_pushed_total{region="ams",service="registrar"} 23
+herald_denials_unstored{region="ams",service="registrar"} 16
 herald_holdings{region="ams",service="registrar"} 17
 herald_home_damaged_total{region="ams",service="registrar"} 20
 herald_ledger_age_seconds{log="decisions",region="ams",service="issuer"} 1.5
@@ -131,6 +146,7 @@ herald_platform_document_info{region="ams",service="registrar",version="1.1"} 1
 herald_records_dropped_total{region="ams",service="issuer"} 15
 herald_records_refused_total{region="ams",service="registrar"} 19
 herald_records_waiting{region="ams",service="issuer"} 14
+herald_servers_behind{region="ams",service="registrar"} 28
 `
 	code, body := get(t, s.URL())
 	if got := ours(body); code != http.StatusOK || got != want {

@@ -37,6 +37,7 @@ type Options struct {
 	Name        string   // of the connection, as `nats server report connections` shows it
 	Credential  Credential
 	InboxPrefix string // the only inbox that the credential may read
+	TLS         TLS    // the zero value trusts whom the system trusts
 	Log         *slog.Logger
 
 	// The handlers may be nil; they run on the connection's own goroutine.
@@ -112,8 +113,10 @@ func Dial(ctx context.Context, o Options) (*nats.Conn, error) {
 		}
 	}
 	no.Servers = o.URLs
+	o.TLS.apply(&no, o.URLs)
 	nc, err := no.Connect()
 	if err != nil {
+		err = explain(err)
 		if strings.Contains(strings.ToLower(err.Error()), "authentication expired") {
 			// Said before the connection stood, nats.go gives the server's words
 			// instead of its own error for them.

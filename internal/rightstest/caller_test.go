@@ -3,6 +3,7 @@ package rightstest
 import (
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -155,7 +156,7 @@ func TestCaller(t *testing.T) {
 		"another user":              {info: with(func(i *wire.RequestInfo) { i.User = bob.key.Public() })},
 		"no user":                   {info: with(func(i *wire.RequestInfo) { i.User = "" })},
 		"no JWT":                    {info: with(func(i *wire.RequestInfo) { i.JWT = "" })},
-		"an account's JWT":          {info: with(func(i *wire.RequestInfo) { i.JWT = shared.Up.Platform.Accounts[1] })},
+		"an account's JWT":          {info: with(func(i *wire.RequestInfo) { i.JWT = accountTokens()[1] })},
 		"an altered JWT":            {info: with(func(i *wire.RequestInfo) { i.JWT = i.JWT[:len(i.JWT)-4] + "AAAA" })},
 		"a JWT that nobody signed":  {info: with(func(i *wire.RequestInfo) { i.JWT = unsigned(t, i.JWT) })},
 		"another platform's JWT":    {info: of(user{"", foreign.Token, foreign.Key})},
@@ -216,13 +217,14 @@ func TestNobodyAsksFromInside(t *testing.T) {
 	})
 	defer w.undo(ctx, t)
 
-	// 2: the last push wins, whatever its iat; so a repair leaves alone what
-	// differs from its own, and does not bring the older version back.
-	if pushed, err := w.resolver.Repair(ctx, w.old, len(w.servers)); err != nil || len(pushed) > 0 {
-		t.Errorf("a repair pushed %v over another version: %v", pushed, err)
+	// 2: the last push wins, whatever its iat; so who knows an older version only does
+	// not bring it back.
+	rep, err := w.resolver.Converge(ctx, accountTokens(), serverNames())
+	if err != nil || rep.Pushed() > 0 {
+		t.Errorf("%d accounts were pushed over newer versions: %v", rep.Pushed(), err)
 	}
-	if err := w.resolver.Confirm(ctx, w.new, len(w.servers)); err != nil {
-		t.Errorf("after a repair: %v", err)
+	if rep, err := w.resolver.Survey(ctx, w.new, serverNames()); errors.Join(err, rep.Err()) != nil {
+		t.Errorf("after that: %v %v", err, rep.Err())
 	}
 
 	name := shared.Name("eve")
@@ -280,11 +282,8 @@ func TestNobodyAsksFromInside(t *testing.T) {
 func TestForeignAccountsAreNotPushed(t *testing.T) {
 	ctx := bound(t)
 	sys := attach(t, minted(t, platform.System, platform.RoleRegistrar), "sfo")
-	resolver := registrar.NewResolver(sys, shared.Up.Platform.Operator)
-	servers, err := resolver.Servers(ctx, len(shared.Up.Cluster.Servers()))
-	if err != nil {
-		t.Fatal(err)
-	}
+	signing := load(t, dir().Operator()+"/signing/nscsetup.nk", keystore.Operator)
+	resolver := registrar.NewResolver(sys, shared.Up.Platform.Operator, signing, time.Now)
 	stranger, err := keystore.Generate(keystore.Operator)
 	if err != nil {
 		t.Fatal(err)
@@ -303,7 +302,7 @@ func TestForeignAccountsAreNotPushed(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		notPushed(t, resolver, servers, what, token, key)
+		notPushed(t, resolver, what, token, key)
 	}
 	key, err := keystore.Generate(keystore.Account)
 	if err != nil {
@@ -313,29 +312,26 @@ func TestForeignAccountsAreNotPushed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	notPushed(t, resolver, servers, "itself", self, key)
+	notPushed(t, resolver, "itself", self, key)
 
-	real := shared.Up.Platform.Accounts[1]
+	real := accountTokens()[1]
 	for what, token := range map[string]string{
 		"altered": real[:len(real)-4] + "AAAA", "unsigned": unsigned(t, real), "empty": "", "a user's": guest(t).token,
 	} {
-		if err := resolver.Push(ctx, []string{token}, servers); err == nil {
+		if _, err := resolver.Converge(ctx, []string{token}, serverNames()); err == nil {
 			t.Errorf("an account JWT that is %s is pushed", what)
 		}
 	}
-	if err := resolver.Confirm(ctx, shared.Up.Platform.Accounts, len(servers)); err != nil {
-		t.Error(err)
+	if rep, err := resolver.Survey(ctx, accountTokens(), serverNames()); errors.Join(err, rep.Err()) != nil {
+		t.Error(err, rep.Err())
 	}
 }
 
-func notPushed(t *testing.T, r *registrar.Resolver, servers []registrar.Server, who, token string, key *keystore.Key) {
+func notPushed(t *testing.T, r *registrar.Resolver, who, token string, key *keystore.Key) {
 	t.Helper()
 	ctx := bound(t)
-	if err := r.Push(ctx, []string{token}, servers); err == nil {
+	if _, err := r.Converge(ctx, []string{token}, serverNames()); err == nil {
 		t.Errorf("an account signed by %s is pushed", who)
-	}
-	if pushed, err := r.Repair(ctx, []string{token}, len(servers)); err == nil {
-		t.Errorf("an account signed by %s is repaired: %v", who, pushed)
 	}
 	nc := attach(t, minted(t, platform.System, platform.RoleRegistrar), "sfo")
 	m, err := nc.RequestWithContext(ctx, subject.ClaimsLookup(must(ident.ParseAccountKey(key.Public()))), nil)

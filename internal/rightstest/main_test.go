@@ -146,7 +146,7 @@ func bound(t *testing.T) context.Context {
 func dir() platform.Dir            { return shared.Up.Platform.Dir }
 func region(s string) ident.Region { return must(ident.ParseRegion(s)) }
 func label(s string) ident.Label   { return must(ident.ParseLabel(s)) }
-func room() ident.Label            { return shared.Public.Document.Chat.Room }
+func room() ident.Label            { return shared.Public.Document.Chat.Rooms[0].Name }
 
 // urls are the client URLs of a region.
 func urls(name string) []string {
@@ -382,3 +382,12 @@ func opener() ledger.Opener {
 
 // logger writes where the platform's services do.
 func logger() *slog.Logger { return slog.New(slog.NewJSONHandler(&logs, nil)) }
+
+// accountTokens are the JWTs of all accounts, the system account's first.
+func accountTokens() []string {
+	tokens, err := shared.Up.Platform.Tokens()
+	if err != nil {
+		panic(err)
+	}
+	return tokens
+}

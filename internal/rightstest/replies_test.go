@@ -121,7 +121,7 @@ func forgeries(t *testing.T, key, real string) map[string]forged {
 	all["an entry under a key of another kind"] = forged{"suspension.account." + shared.Up.Platform.Operator.System().String(), real}
 	all["an entry under a key below"] = forged{key + ".x", real}
 	all["a user JWT"] = forged{key, guest(t).token}
-	all["an account JWT"] = forged{key, shared.Up.Platform.Accounts[0]}
+	all["an account JWT"] = forged{key, accountTokens()[0]}
 	all["an acknowledgement"] = forged{key, `{"stream":"KV_decisions","seq":1}`}
 	all["nothing"] = forged{key, ""}
 	all["JSON"] = forged{key, "{}"}

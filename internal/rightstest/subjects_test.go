@@ -132,7 +132,7 @@ func TestForbidden(t *testing.T) {
 			// A region's registrar without home's credential: what home is asked it does
 			// not hear, what is decided it does not write, nor what other regions deny.
 			user: reg,
-			can:  []string{"auth.v1.admin.*", "peers.sfo.>", subject.EveryPeer, "_INBOX.svc." + reg.key.Public() + ".>"},
+			can:  []string{"$SRV.>", "auth.v1.admin.*", "peers.sfo.>", subject.EveryPeer, "_INBOX.svc." + reg.key.Public() + ".>"},
 			cans: []string{"_R_.nobody", "denials.sfo.x", "ledger.sgp.live.name.x", "peers.ams.entries", subject.PeerDigests},
 			sub: []string{
 				subject.Info, subject.Issue, subject.Renew, "$SRV.>", subject.HomeClaim, subject.HomeRedeem, subject.HomeAll, "auth.v1.home.>",

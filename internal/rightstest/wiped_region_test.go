@@ -2,6 +2,7 @@ package rightstest
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -43,7 +44,7 @@ func TestRegionMadeAnew(t *testing.T) {
 			}
 		}
 	}
-	if wiped < 3*len(shared.Up.Platform.Accounts) {
+	if wiped < 3*len(accountTokens()) {
 		t.Errorf("%d account JWTs were there: nothing is shown", wiped)
 	}
 	if err := shared.Up.Cluster.StartRegion(ctx, at); err != nil {
@@ -51,11 +52,12 @@ func TestRegionMadeAnew(t *testing.T) {
 	}
 	// The registrars of the other regions have seen the servers come, and push.
 	sys := attach(t, minted(t, platform.System, platform.RoleRegistrar), "ams")
-	resolver := registrar.NewResolver(sys, shared.Up.Platform.Operator)
-	all := len(shared.Up.Cluster.Servers())
+	resolver := registrar.NewResolver(sys, shared.Up.Platform.Operator, nil, time.Now)
 	var err error
 	for {
-		if err = resolver.Confirm(ctx, shared.Up.Platform.Accounts, all); err == nil || ctx.Err() != nil {
+		var rep registrar.Report
+		rep, err = resolver.Survey(ctx, accountTokens(), serverNames())
+		if err = errors.Join(err, rep.Err()); err == nil || ctx.Err() != nil {
 			break
 		}
 	}
@@ -70,7 +72,7 @@ func TestRegionMadeAnew(t *testing.T) {
 			t.Errorf("%s: %v", s.Name, err)
 		}
 		files, err := filepath.Glob(filepath.Join(dir().Data(), at.String(), s.Name, "resolver", "*.jwt"))
-		if err != nil || len(files) < len(shared.Up.Platform.Accounts) {
+		if err != nil || len(files) < len(accountTokens()) {
 			t.Errorf("%s stored %d accounts: %v", s.Name, len(files), err)
 		}
 	}

@@ -59,7 +59,7 @@ func (c *Config) startIssuer(ctx, run context.Context, r *Running, log *slog.Log
 	recorder := provision.NewRecorder(jetstream.NewRecords(nc, c.Region, self), log)
 	r.recorder = recorder
 	svc := provision.New(provision.Config{
-		Region: c.Region, Self: self, SealKey: seal, RoleKeys: keys, Ledger: know.projection,
+		Region: c.Region, Self: self, SealKey: seal, RoleKeys: keys, MoreKeys: c.readKeys, Ledger: know.projection,
 		Names:   provision.NewNames(nc, know.projection, c.opener),
 		Records: recorder, Guests: []ident.Label{guest}, Log: log, Now: time.Now, Spread: issuer.Spread,
 	})
@@ -94,9 +94,9 @@ func (c *Config) startIssuer(ctx, run context.Context, r *Running, log *slog.Log
 	return nil
 }
 
-// roleKeys loads all role keys that are in the folder. Which of them are for what is
-// the platform document's to say; those that its present version offers must be here.
-func (c *Config) roleKeys() (provision.RoleKeys, error) {
+// readKeys loads all role keys that are in the folder. Which of them are for what is the
+// platform document's to say.
+func (c *Config) readKeys() (provision.RoleKeys, error) {
 	dir := filepath.Join(c.dir, "roles")
 	files, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -116,6 +116,17 @@ func (c *Config) roleKeys() (provision.RoleKeys, error) {
 			return nil, err
 		}
 		keys[pub] = key
+	}
+	return keys, nil
+}
+
+// roleKeys are those of the folder; the ones that the folder's document offers must be
+// here.
+func (c *Config) roleKeys() (provision.RoleKeys, error) {
+	dir := filepath.Join(c.dir, "roles")
+	keys, err := c.readKeys()
+	if err != nil {
+		return nil, err
 	}
 	d, _ := c.entry.Body.(*ledger.Document)
 	for _, o := range d.Policy.Offers {

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -69,9 +70,23 @@ func (c *Config) know(nc *nats.Conn, self ident.UserKey, secret []byte, log *slo
 	}
 	k.follower = &ledger.Follower{
 		Projection: k.projection, Opener: c.opener, Hints: hints, Positions: k.loaded.Positions, Log: log,
-		Logs: []ledger.Log{decisions, {Name: logDenials, Near: jetstream.DenialsSource(nc, c.Region), Takes: ledger.Key.Denial}},
+		Skips: c.skips(),
+		Logs:  []ledger.Log{decisions, {Name: logDenials, Near: jetstream.DenialsSource(nc, c.Region), Takes: ledger.Key.Denial}},
 	}
 	return k, nil
+}
+
+// skips are keys that the service has no use for. An issuer signs by what the platform
+// document says; accounts are enforced by the servers and are the registrars' business, and
+// there may be ten thousand of them.
+func (c *Config) skips() func(key string) bool {
+	if c.Service != Issuer {
+		return nil
+	}
+	return func(key string) bool {
+		kind, _, _ := strings.Cut(key, ".")
+		return ledger.Kind(kind) == ledger.KindBase
+	}
 }
 
 // told passes on what came to hold.
@@ -175,6 +190,17 @@ func (k *knowledge) complete(ctx context.Context) error {
 	case <-ctx.Done():
 		return fmt.Errorf("reading the ledger: %w", context.Cause(ctx))
 	}
+}
+
+// bases are the account JWTs of the base claims that home decided.
+func (k *knowledge) bases() []string {
+	var tokens []string
+	for _, e := range k.projection.Bases() {
+		if b, ok := e.Body.(ledger.Base); ok {
+			tokens = append(tokens, b.JWT)
+		}
+	}
+	return tokens
 }
 
 // document is the platform document that is in force; there is always one.

@@ -14,12 +14,14 @@ import (
 	"github.com/herald-nats/herald/internal/endpoint"
 	"github.com/herald-nats/herald/internal/natsconn"
 	"github.com/herald-nats/herald/pkg/ident"
+	"github.com/herald-nats/herald/pkg/issuer"
 	"github.com/herald-nats/herald/pkg/keystore"
 	"github.com/herald-nats/herald/pkg/ledger"
 	"github.com/herald-nats/herald/pkg/ledger/jetstream"
 	"github.com/herald-nats/herald/pkg/platform"
 	"github.com/herald-nats/herald/pkg/registrar"
 	"github.com/herald-nats/herald/pkg/subject"
+	"github.com/herald-nats/herald/pkg/wire"
 )
 
 // keeper is the parts of a registrar that work on the ledger.
@@ -31,6 +33,8 @@ type keeper struct {
 	refresh chan ledger.Record // names that are to be kept for their holders
 	read    *nats.Conn         // in READERS
 	home    *registrar.Home    // nil elsewhere than in home
+	watcher *registrar.Watcher // of the servers
+	rebased chan struct{}      // the ledger has other base claims than before
 }
 
 func (c *Config) startRegistrar(ctx, run context.Context, r *Running, log *slog.Logger) error {
@@ -49,7 +53,7 @@ func (c *Config) startRegistrar(ctx, run context.Context, r *Running, log *slog.
 	if err != nil {
 		return err
 	}
-	k := &keeper{signing: signing, refresh: make(chan ledger.Record, 1024)}
+	k := &keeper{signing: signing, refresh: make(chan ledger.Record, 1024), rebased: make(chan struct{}, 1)}
 	if err := c.keepLedger(ctx, run, r, k, log); err != nil {
 		return err
 	}
@@ -58,11 +62,36 @@ func (c *Config) startRegistrar(ctx, run context.Context, r *Running, log *slog.
 			return err
 		}
 	}
+	k.watcher = &registrar.Watcher{
+		Resolver: registrar.NewResolver(sys, c.operator, signing, time.Now),
+		Known:    func() []string { return append(k.know.bases(), accounts...) },
+		Changed:  k.rebased, Spread: issuer.Spread, Log: log, Now: time.Now,
+	}
 	r.work.Go(func() {
-		if err := registrar.NewResolver(sys, c.operator).Watch(run, accounts, log); err != nil {
+		if err := k.watcher.Run(run); err != nil {
 			log.Error("servers are not watched", "error", err)
 		}
 	})
+	return c.discover(ctx, r, log)
+}
+
+// discover lets administrators find the registrar and see how it is, as they do issuers.
+func (c *Config) discover(ctx context.Context, r *Running, log *slog.Logger) error {
+	// A connection of its own, because draining it waits for all that is on it.
+	nc, _, err := c.attach(ctx, r, platform.LedgerCreds, platform.Ledger, platform.RoleRegistrar, "discovery", log)
+	if err != nil {
+		return err
+	}
+	// micro shows what a service tells of itself with its endpoints, so there must be one.
+	admin := endpoint.Endpoint{Name: "admin", Subject: subject.AdminAll, Handler: func(context.Context, endpoint.Request) endpoint.Response {
+		return endpoint.Response{Err: wire.Errorf(wire.BadRequest, "use 'nscsetup'", "this registrar takes no requests of administrators")}
+	}}
+	s, err := endpoint.Serve(nc, Registrar, registrar.Queue, "names, denials and accounts in "+c.Region.String(),
+		[]endpoint.Endpoint{admin}, func() any { return r.Stats().shown() })
+	if err != nil {
+		return err
+	}
+	r.servers = append(r.servers, s)
 	return nil
 }
 
@@ -103,6 +132,12 @@ func (c *Config) keepLedger(ctx, run context.Context, r *Running, k *keeper, log
 	}
 	changed := func(e ledger.Entry) {
 		k.denials.Changed(e)
+		if e.Key.Kind() == ledger.KindBase {
+			select {
+			case k.rebased <- struct{}{}:
+			default: // it was said, and nobody has looked yet
+			}
+		}
 		if e.Key == ledger.PlatformKey() {
 			d := k.know.document()
 			log.Info("the platform document is in force", "version", d.Public.Version.String())

@@ -3,9 +3,11 @@
 package service
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -14,8 +16,8 @@ import (
 	"sync"
 	"time"
 
-	"github.com/goccy/go-yaml"
 	"github.com/nats-io/nats.go"
+	"go.yaml.in/yaml/v4"
 
 	"github.com/herald-nats/herald/internal/endpoint"
 	"github.com/herald-nats/herald/internal/natsconn"
@@ -67,8 +69,10 @@ func Load(path string) (*Config, error) {
 		return nil, fmt.Errorf("reading the configuration: %w", err)
 	}
 	c := &Config{dir: filepath.Dir(path)}
-	if err := yaml.UnmarshalWithOptions(data, c, yaml.DisallowUnknownField()); err != nil {
-		return nil, fmt.Errorf("%s: %w: %s", path, ErrConfig, strings.TrimSpace(yaml.FormatError(err, false, false)))
+	dec := yaml.NewDecoder(bytes.NewReader(data))
+	dec.KnownFields(true)
+	if err := dec.Decode(c); err != nil && !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("%s: %w: %w", path, ErrConfig, err)
 	}
 	if c.Service != Issuer && c.Service != Registrar {
 		return nil, fmt.Errorf("%s: %w: service is %.20q; it must be issuer or registrar", path, ErrConfig, c.Service)
@@ -179,7 +183,7 @@ func (c *Config) dial(ctx context.Context, r *Running, creds natsconn.FileCreden
 	for {
 		nc, err := natsconn.Dial(ctx, natsconn.Options{
 			URLs: c.URLs, Name: c.Service + "-" + c.Region.String() + "-" + what, Credential: creds,
-			InboxPrefix: subject.ServiceInboxPrefix(self), Log: log,
+			InboxPrefix: subject.ServiceInboxPrefix(self), TLS: natsconn.TLSFiles(c.dir), Log: log,
 		})
 		if err == nil {
 			r.conns = append(r.conns, nc)

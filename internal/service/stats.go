@@ -5,6 +5,7 @@ import (
 
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/ledger"
+	"github.com/herald-nats/herald/pkg/registrar"
 	"github.com/herald-nats/herald/pkg/trust"
 )
 
@@ -46,6 +47,8 @@ type RegistrarStats struct {
 	PeersRefused   uint64 // messages of other registrars with something that is not believed
 	RecordsRefused uint64 // records that are not believed
 	Damaged        uint64 // requests that home refused because of what its bucket has
+
+	Servers registrar.WatcherStats // how accounts are on servers
 }
 
 // Stats gives them as they are now. It may be called by any goroutine, also while the
@@ -61,6 +64,7 @@ func (r *Running) Stats() Stats {
 		s.Registrar = &RegistrarStats{
 			Unstored: r.keeper.denials.Unstored(), Holdings: r.keeper.records.Holdings.Len(),
 			PeersRefused: r.keeper.denials.Refused(), RecordsRefused: r.keeper.records.Refused(),
+			Servers: r.keeper.watcher.Stats(),
 		}
 		if r.keeper.home != nil {
 			s.Registrar.Damaged = r.keeper.home.Damaged()
@@ -84,7 +88,7 @@ func (k *knowledge) stats() Stats {
 	return s
 }
 
-// shown is how `nats micro stats` shows an issuer's.
+// shown is how `nats micro stats` shows them; `nscsetup status` reads the same.
 func (s Stats) shown() map[string]any {
 	ages := map[string]string{}
 	for _, a := range s.Ages {
@@ -94,11 +98,15 @@ func (s Stats) shown() map[string]any {
 		}
 	}
 	all := map[string]any{
-		"document": s.Document.String(), "names": s.Names, "decided": s.Decided, "denials": s.Denials,
+		"region": s.Region.String(), "document": s.Document.String(), "names": s.Names, "decided": s.Decided, "denials": s.Denials,
 		"age": ages, "follower": s.Ledger, "copy_failing": s.CopyFailing,
 	}
 	if s.Issuer != nil {
 		all["records_waiting"], all["records_dropped"] = s.Issuer.Waiting, s.Issuer.Dropped
+	}
+	if s.Registrar != nil {
+		all["denials_unstored"], all["holdings"] = s.Registrar.Unstored, s.Registrar.Holdings
+		all["accounts_out_of_line"], all["servers_behind"] = s.Registrar.Servers.OutOfLine, s.Registrar.Servers.Behind
 	}
 	return all
 }

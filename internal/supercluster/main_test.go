@@ -25,8 +25,9 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type keys struct {
 	operator, system, app string // JWTs
 	appKey                string
-	operatorKey           nkeys.KeyPair
+	operatorKey           nkeys.KeyPair // a signing key
 	sysUser, appUser      nats.Option
+	appCreds              []byte // the same user as appUser
 }
 
 func must[T any](v T, err error) T {
@@ -37,33 +38,43 @@ func must[T any](v T, err error) T {
 }
 
 func newKeys() keys {
-	op := must(nkeys.CreateOperator())
+	op, signer := must(nkeys.CreateOperator()), must(nkeys.CreateOperator())
 	sys, app := must(nkeys.CreateAccount()), must(nkeys.CreateAccount())
 	sysKey, appKey := must(sys.PublicKey()), must(app.PublicKey())
+	sysSigner, appSigner := must(nkeys.CreateAccount()), must(nkeys.CreateAccount())
 
 	oc := jwt.NewOperatorClaims(must(op.PublicKey()))
 	oc.Name, oc.SystemAccount = "test", sysKey
+	oc.StrictSigningKeyUsage = true
+	oc.SigningKeys.Add(must(signer.PublicKey()))
 	sc := jwt.NewAccountClaims(sysKey)
 	sc.Name = "SYS"
+	sc.SigningKeys.Add(must(sysSigner.PublicKey()))
 	ac := jwt.NewAccountClaims(appKey)
 	ac.Name = "APP"
+	ac.SigningKeys.Add(must(appSigner.PublicKey()))
 	ac.Limits.JetStreamLimits = jwt.JetStreamLimits{MemoryStorage: -1, DiskStorage: -1, Streams: -1, Consumer: -1}
+	_, sysUser := newUser(sysKey, sysSigner)
+	appCreds, appUser := newUser(appKey, appSigner)
 	return keys{
 		operator:    must(oc.Encode(op)),
-		system:      must(sc.Encode(op)),
-		app:         must(ac.Encode(op)),
+		system:      must(sc.Encode(signer)),
+		app:         must(ac.Encode(signer)),
 		appKey:      appKey,
-		operatorKey: op,
-		sysUser:     newUser(sys),
-		appUser:     newUser(app),
+		operatorKey: signer,
+		sysUser:     sysUser,
+		appUser:     appUser,
+		appCreds:    appCreds,
 	}
 }
 
-func newUser(account nkeys.KeyPair) nats.Option {
+func newUser(account string, signer nkeys.KeyPair) (creds []byte, as nats.Option) {
 	kp := must(nkeys.CreateUser())
 	uc := jwt.NewUserClaims(must(kp.PublicKey()))
-	token := must(uc.Encode(account))
-	return nats.UserJWT(func() (string, error) { return token, nil }, kp.Sign)
+	uc.IssuerAccount = account
+	token := must(uc.Encode(signer))
+	creds = must(jwt.FormatUserConfig(token, must(kp.Seed())))
+	return creds, nats.UserJWT(func() (string, error) { return token, nil }, kp.Sign)
 }
 
 func reg(name string) ident.Region { return must(ident.ParseRegion(name)) }

@@ -51,8 +51,8 @@ func (s *Supercluster) missing(started []*node) string {
 func (r *region) missingRoutes() string {
 	up := r.up()
 	for _, n := range up {
-		if srv := n.server(); srv != nil && srv.NumRoutes() < len(up)-1 {
-			return fmt.Sprintf("%s has routes to %d of %d nodes", n, srv.NumRoutes(), len(up)-1)
+		if srv := n.server(); srv != nil && srv.NumRemotes() < len(up)-1 {
+			return fmt.Sprintf("%s has routes to %d of %d nodes", n, srv.NumRemotes(), len(up)-1)
 		}
 	}
 	return ""
@@ -123,7 +123,7 @@ func (s *Supercluster) unknownTo(leader string, started []*node) string {
 		present[p.Name] = present[p.Name] || !p.Offline
 	}
 	for _, n := range started {
-		if !present[n.name] {
+		if !present[n.at.name] {
 			return fmt.Sprintf("meta leader %s does not know %s", leader, n)
 		}
 	}

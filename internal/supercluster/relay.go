@@ -18,7 +18,7 @@ import (
 const (
 	maxInfo      = 32 << 10        // bytes of a node's INFO line; it lists the other regions' addresses
 	maxConnect   = 4096            // bytes of a CONNECT line, its end included; a gateway's has about 200
-	connectWait  = 5 * time.Second // from the accept to the end of the CONNECT line
+	connectWait  = 5 * time.Second // from the accept to the end of the CONNECT line, TLS included
 	dialNodeWait = time.Second
 )
 
@@ -28,11 +28,16 @@ const (
 // are, and know no other address, there is no way around it.
 //
 // The gateway protocol lets it know who dials: the server that accepts sends an
-// INFO line first, and the dialer answers with CONNECT, which names its region.
+// INFO line first, and the dialer answers with CONNECT, which names its region. Under TLS
+// both come after the handshake.
 type relay struct {
 	region *region
 	wan    *wan
 	at     *listener
+	// Where gateways have TLS it ends here and begins anew: otherwise nobody but the two
+	// servers would know who dials. Nil: no TLS.
+	shows     *gatewayFiles // to who dials: the region's certificate
+	passesFor *gatewayFiles // to the region's nodes: that of another region; nil: the region's
 
 	ctx    context.Context // ends with the relay
 	cancel context.CancelFunc
@@ -59,11 +64,15 @@ func newRelay(r *region, w *wan, at *listener) *relay {
 
 // listen binds the relay's address. Who dials it waits until serve.
 func (r *relay) listen(ctx context.Context) error {
+	files, err := readGatewayFiles(r.region.nodes[0].file)
+	if err != nil {
+		return err
+	}
 	l, err := listen(ctx, r.at.addr)
 	if err != nil {
 		return fmt.Errorf("%s: %w", r.at.what, err)
 	}
-	r.l = l
+	r.shows, r.l = files, l
 	return nil
 }
 
@@ -130,7 +139,8 @@ func (r *relay) handle(conn net.Conn) {
 		r.mu.Unlock()
 		close(s.done)
 	}()
-	// Whoever cancels means: now. Closing is what gets a blocked read to return.
+	// Whoever cancels means: now. Closing is what gets a blocked read to return. What is
+	// closed is the connection below TLS, whose goodbye could wait for the other side.
 	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
 
 	backend, err := r.dialNode(ctx)
@@ -140,13 +150,24 @@ func (r *relay) handle(conn net.Conn) {
 	defer func() { _ = backend.Close() }()
 	defer context.AfterFunc(ctx, func() { _ = backend.Close() })()
 
-	delay, head, err := r.introduce(s, conn, backend)
+	if deadline := time.Now().Add(connectWait); conn.SetDeadline(deadline) != nil || backend.SetDeadline(deadline) != nil {
+		return
+	}
+	dialer, err := r.accepted(ctx, conn)
 	if err != nil {
+		return // its server logs the same
+	}
+	node, err := r.dialed(ctx, backend)
+	if err != nil {
+		return // the node logs the same
+	}
+	delay, head, err := r.introduce(s, dialer, node)
+	if err != nil || conn.SetDeadline(time.Time{}) != nil || backend.SetDeadline(time.Time{}) != nil {
 		return
 	}
 	var wg sync.WaitGroup
-	wg.Go(func() { forward(ctx, cancel, backend, head, conn, delay) })
-	wg.Go(func() { forward(ctx, cancel, conn, nil, backend, delay) })
+	wg.Go(func() { forward(ctx, cancel, node, head, dialer, delay) })
+	wg.Go(func() { forward(ctx, cancel, dialer, nil, node, delay) })
 	wg.Wait()
 }
 
@@ -174,11 +195,7 @@ func (r *relay) dialNode(ctx context.Context) (net.Conn, error) {
 // introduce passes the node's INFO on and reads the dialer's CONNECT, which it
 // keeps: head is what was read and must go to the node. It returns an error if
 // the dialer is no gateway of another region, or is cut off.
-func (r *relay) introduce(s *session, conn, backend net.Conn) (delay func() time.Duration, head []byte, err error) {
-	deadline := time.Now().Add(connectWait)
-	if err := errors.Join(conn.SetDeadline(deadline), backend.SetDeadline(deadline)); err != nil {
-		return nil, nil, fmt.Errorf("setting a deadline: %w", err)
-	}
+func (r *relay) introduce(s *session, conn, backend io.ReadWriter) (delay func() time.Duration, head []byte, err error) {
 	info, err := readLine(backend, maxInfo)
 	if err != nil {
 		return nil, nil, fmt.Errorf("reading the node's INFO: %w", err)
@@ -197,9 +214,6 @@ func (r *relay) introduce(s *session, conn, backend net.Conn) (delay func() time
 	}
 	if err := r.admit(s, from); err != nil {
 		return nil, nil, err
-	}
-	if err := errors.Join(conn.SetDeadline(time.Time{}), backend.SetDeadline(time.Time{})); err != nil {
-		return nil, nil, fmt.Errorf("lifting the deadline: %w", err)
 	}
 	return r.wan.delay(from, r.region.name), head, nil
 }

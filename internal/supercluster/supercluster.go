@@ -3,10 +3,13 @@
 // relays that can delay bytes and cut links. It serves `nscsetup up`, tests and
 // benchmarks, and it is the only package of Herald that imports nats-server.
 //
-// It is no place to run a platform for others: there is no TLS between its
-// servers, all of them share one process and one disk, and what it stores is
-// synced to that disk at the server's leisure. It listens exactly where it is
-// told to, which by default means loopback.
+// Each server starts from a configuration file, as a nats-server of its own would: all
+// that it is comes from there. The files are those of pkg/platform/serverconf, so
+// that what runs here is what `nscsetup config render` hands out.
+//
+// It is no place to run a platform for others: all servers share one process and one disk,
+// and what it stores is synced to that disk at the server's leisure. It listens exactly
+// where it is told to, which by default means loopback.
 //
 // One effect leaves the Supercluster: Start sets nats-server's process-wide delay
 // before gateways dial (a second, meant for operators who start servers by hand)
@@ -32,7 +35,7 @@ import (
 // Errors that callers can tell apart with errors.Is. A taken port is none of
 // them: it wraps syscall.EADDRINUSE.
 var (
-	// ErrConfig is wrapped when a Config cannot be run, whatever the machine.
+	// ErrConfig is wrapped when what is configured cannot be run, whatever the machine.
 	ErrConfig = errors.New("invalid supercluster")
 	// ErrUnknown is wrapped when there is no region, node or link of that name.
 	ErrUnknown = errors.New("not in this supercluster")
@@ -40,77 +43,37 @@ var (
 	ErrClosed = errors.New("supercluster is closed")
 )
 
-// Limits of what a server's JetStream may take where Config says nothing.
-// Neither is set aside in advance.
-const (
-	DefaultMaxMemory = 64 << 20 // bytes in memory storage
-	DefaultMaxStore  = 1 << 30  // bytes on disk
-)
-
-// Config says what Start has to run. It is not changed by Start.
-type Config struct {
-	// Dir is where all servers keep their state, in Dir/<region>/<node>/jetstream
-	// and Dir/<region>/<node>/resolver. Folders are made with mode 0700. What is
-	// there is used: streams and accounts survive a Close and a Start, as long as
-	// the regions and nodes are the same, by name.
-	Dir string
-	// Operator is the JWT of the operator that all servers trust. It must name
-	// the system account.
-	Operator string
-	// SystemAccount is the JWT of that account. Every server has it from the
-	// start, so that whoever pushes the other accounts can connect. A newer one
-	// that the resolver holds already is left alone.
-	SystemAccount string
-	// Regions are the clusters, at least one. Where there is but one there are no
-	// gateways and no relay; where there are more, each needs at least two nodes
-	// (JetStream's meta group does not form over gateways alone).
-	Regions []Region
+// Files says what StartFiles has to run. It is not changed.
+type Files struct {
+	// Paths are the configuration files, one for each server; regions and nodes come in
+	// the order of their files. Together they must be one supercluster: names are there
+	// once, each file of a region advertises the same gateway address, and names that of
+	// every other region as the one where it is reached. There a relay listens; servers
+	// listen on the addresses of their own. In a single region there are no gateways and
+	// no relay; where there are more, each needs at least two nodes (JetStream's meta group
+	// does not form over gateways alone).
+	Paths []string
 	// WAN delays what passes between regions, so that round trips are about as
 	// long as between the places they are called after; see RTT.
 	WAN bool
 	// Log receives the servers' log lines, each with the server's name; nil
 	// discards them. Lines are written whole, one at a time.
 	Log io.Writer
-	// MaxMemory and MaxStore limit each server's JetStream, in bytes; 0 means
-	// DefaultMaxMemory and DefaultMaxStore.
-	MaxMemory, MaxStore int64
-}
-
-// Region is one cluster of Config.
-type Region struct {
-	// Name is also the name of the cluster and of its gateway, and what streams
-	// are placed by.
-	Name ident.Region
-	// Gateway is the host:port where the region's relay listens for other
-	// regions. Port 0 is any free one. Not used when there is only one region.
-	Gateway string
-	// Nodes are the region's servers.
-	Nodes []Node
-}
-
-// Node is one server of a Region. The addresses are host:port with an IP or a
-// name as host; port 0 is any free one, which the node keeps over StopNode and
-// StartNode. Nothing listens on another address than these.
-type Node struct {
-	Name    string // as ident.ParseLabel accepts it, unique in the supercluster
-	Client  string // where clients connect
-	Cluster string // where the other nodes of the region connect
-	Gateway string // where the region's own relay connects; not used when there is only one region
 }
 
 // Server is how one node is now.
 type Server struct {
 	ID      string       // the server's public nkey; a new one after each start, the last one while stopped
-	Name    string       // Node.Name
+	Name    string       // as it is configured
 	Region  ident.Region // where it is
-	URL     string       // nats:// URL for clients
+	URL     string       // for clients; see URLs
 	Running bool
 }
 
 // Supercluster is a running set of servers. Its methods may be called from any
 // goroutine; those that start or stop servers wait for each other.
 type Supercluster struct {
-	regions []*region // in Config's order
+	regions []*region // in the order of their files
 	wan     *wan
 	total   int // nodes, running or not
 
@@ -124,7 +87,7 @@ type region struct {
 	relay *relay // nil in a single region
 }
 
-// Start starts all servers and returns when all of them accept clients, are
+// StartFiles starts all servers and returns when all of them accept clients, are
 // joined by routes within their region and by gateways to all others, and know
 // JetStream's meta leader, and it knows all of them.
 //
@@ -134,11 +97,11 @@ type region struct {
 // the first request to one may go unanswered and want to be repeated.
 //
 // On any error everything that was started is stopped again. The error wraps
-// ErrConfig if cfg cannot be run, syscall.EADDRINUSE (naming the listener, the
+// ErrConfig if the files cannot be run, syscall.EADDRINUSE (naming the listener, the
 // node and the address) if a port is taken, ctx's cause if ctx ended first.
 // ctx bounds the start only, not the life of the servers.
-func Start(ctx context.Context, cfg Config) (*Supercluster, error) {
-	s, err := assemble(ctx, cfg)
+func StartFiles(ctx context.Context, f Files) (*Supercluster, error) {
+	s, err := assemble(ctx, f)
 	if err != nil {
 		return nil, fmt.Errorf("starting supercluster: %w", err)
 	}
@@ -154,8 +117,8 @@ func Start(ctx context.Context, cfg Config) (*Supercluster, error) {
 	return s, nil
 }
 
-// URLs are the nats:// client URLs of a region's nodes, running or not, in
-// Config's order; nil if there is no such region.
+// URLs are the client URLs of a region's nodes, running or not, in the order of their
+// files: nats://, or tls:// where clients are encrypted. Nil if there is no such region.
 func (s *Supercluster) URLs(name ident.Region) []string {
 	r := s.region(name)
 	if r == nil {
@@ -168,7 +131,7 @@ func (s *Supercluster) URLs(name ident.Region) []string {
 	return urls
 }
 
-// Servers tells of every node, region by region in Config's order.
+// Servers tells of every node, region by region in the order of their files.
 func (s *Supercluster) Servers() []Server {
 	all := s.allNodes()
 	servers := make([]Server, len(all))
@@ -348,7 +311,7 @@ func (s *Supercluster) region(name ident.Region) *region {
 
 func (s *Supercluster) node(name string) *node {
 	for _, n := range s.allNodes() {
-		if n.name == name {
+		if n.at.name == name {
 			return n
 		}
 	}

@@ -298,7 +298,7 @@ func TestTakenPortAtRestart(t *testing.T) {
 	k := newKeys()
 	s := up(t, k.config(t.TempDir(), 3, "ams"))
 	n := s.node("ams-2")
-	if err := s.StopNode(t.Context(), n.name); err != nil {
+	if err := s.StopNode(t.Context(), n.at.name); err != nil {
 		t.Fatal(err)
 	}
 	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", n.cluster.addr)

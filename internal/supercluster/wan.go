@@ -9,11 +9,11 @@ import (
 	"github.com/herald-nats/herald/pkg/ident"
 )
 
-// DefaultRTT is the round trip between two regions, under Config.WAN, that RTT
+// DefaultRTT is the round trip between two regions, under Files.WAN, that RTT
 // has no better knowledge of.
 const DefaultRTT = 80 * time.Millisecond
 
-// RTT is the round trip between two regions under Config.WAN: about what one
+// RTT is the round trip between two regions under Files.WAN: about what one
 // measures between Amsterdam (ams), San Francisco (sfo) and Singapore (sgp),
 // DefaultRTT for all other pairs, in either order.
 func RTT(a, b ident.Region) time.Duration {
@@ -31,9 +31,9 @@ func RTT(a, b ident.Region) time.Duration {
 
 // Link is how two regions are joined.
 type Link struct {
-	A, B ident.Region  // A before B in Config's order
+	A, B ident.Region  // A before B in the order of their files
 	Cut  bool          // since Cut, until Heal
-	RTT  time.Duration // what is added to a round trip; 0 without Config.WAN
+	RTT  time.Duration // what is added to a round trip; 0 without Files.WAN
 }
 
 // Links tells of every pair of regions.
@@ -103,10 +103,10 @@ func newPair(a, b ident.Region) pair {
 	return pair{a, b}
 }
 
-func newWAN(cfg Config) *wan {
-	w := &wan{delays: cfg.WAN, names: map[ident.Region]bool{}, cut: map[pair]bool{}}
-	for _, r := range cfg.Regions {
-		w.names[r.Name] = true
+func newWAN(delays bool, regions []*region) *wan {
+	w := &wan{delays: delays, names: map[ident.Region]bool{}, cut: map[pair]bool{}}
+	for _, r := range regions {
+		w.names[r.name] = true
 	}
 	return w
 }

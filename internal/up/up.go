@@ -16,22 +16,11 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/nats-io/nats.go"
-
-	"github.com/herald-nats/herald/internal/natsconn"
+	"github.com/herald-nats/herald/internal/apply"
 	"github.com/herald-nats/herald/internal/service"
 	"github.com/herald-nats/herald/internal/supercluster"
-	"github.com/herald-nats/herald/internal/wait"
-	"github.com/herald-nats/herald/pkg/ident"
-	"github.com/herald-nats/herald/pkg/ledger"
-	"github.com/herald-nats/herald/pkg/ledger/jetstream"
 	"github.com/herald-nats/herald/pkg/platform"
-	"github.com/herald-nats/herald/pkg/registrar"
-	"github.com/herald-nats/herald/pkg/subject"
 )
-
-// toolLife is how long the set-up tool's own users live: one start.
-const toolLife = 10 * time.Minute
 
 // Config says what to run.
 type Config struct {
@@ -84,28 +73,10 @@ func (u *Up) start(ctx context.Context, c Config) error {
 	if _, err := p.RenewServices(time.Now()); err != nil {
 		return err
 	}
-	cfg := supercluster.Config{
-		Dir: p.Dir.Data(), Operator: p.Operator.Token(), SystemAccount: p.Accounts[0], WAN: c.WAN, Log: c.Log,
-	}
-	for _, r := range p.File.Regions {
-		region := supercluster.Region{Name: r.Name, Gateway: r.Gateway}
-		nodes := r.Nodes
-		if c.Nodes > 0 && c.Nodes < len(nodes) {
-			nodes = nodes[:c.Nodes]
-		}
-		for _, n := range nodes {
-			region.Nodes = append(region.Nodes, supercluster.Node{Name: n.Name.String(), Client: n.Client, Cluster: n.Cluster, Gateway: n.Gateway})
-		}
-		cfg.Regions = append(cfg.Regions, region)
-	}
-	var err error
-	if u.Cluster, err = supercluster.Start(ctx, cfg); err != nil {
-		return fmt.Errorf("starting the servers: %w", err)
-	}
-	if err := u.accounts(ctx); err != nil {
+	if err := u.servers(ctx, c); err != nil {
 		return err
 	}
-	if err := u.ledger(ctx); err != nil {
+	if err := u.apply(ctx); err != nil {
 		return err
 	}
 	if c.Services {
@@ -114,79 +85,24 @@ func (u *Up) start(ctx context.Context, c Config) error {
 	return nil
 }
 
-// dial connects the set-up tool to home as a user of a role, made for this.
-func (u *Up) dial(ctx context.Context, account, role string) (*nats.Conn, error) {
-	user, err := u.Platform.Mint(account, role, time.Now(), toolLife)
-	if err != nil {
-		return nil, err
+// apply brings what the platform file says into force on the servers that were started.
+func (u *Up) apply(ctx context.Context) error {
+	home, _ := u.Platform.File.Region(u.Platform.File.Home)
+	t := apply.Tool{Platform: u.Platform, Log: u.log, Now: time.Now, URLs: u.Platform.File.ClientURLs(home)}
+	for _, s := range u.Cluster.Servers() {
+		t.Nodes = append(t.Nodes, s.Name)
 	}
-	key, err := ident.ParseUserKey(user.Key.Public())
-	if err != nil {
-		return nil, err
-	}
-	home, _ := u.Platform.Document.Region(u.Platform.File.Home)
-	return natsconn.Dial(ctx, natsconn.Options{
-		URLs: home.URLs, Name: "nscsetup", InboxPrefix: subject.ServiceInboxPrefix(key), Log: u.log,
-		Credential: natsconn.Static{Token: user.Token, Key: user.Key},
-	})
-}
-
-// accounts brings every account to every server and asks them back: resolvers
-// sync inside a cluster only, and a client that came first would be refused.
-func (u *Up) accounts(ctx context.Context) error {
-	nc, err := u.dial(ctx, platform.System, platform.RoleRegistrar)
+	r, err := t.Apply(ctx, nil)
 	if err != nil {
 		return err
 	}
-	defer nc.Close()
-	want := len(u.Cluster.Servers())
-	r := registrar.NewResolver(nc, u.Platform.Operator)
-	if _, err := r.Repair(ctx, u.Platform.Accounts, want); err != nil {
-		return fmt.Errorf("bringing the accounts to all servers: %w", err)
+	for _, b := range r.Behind {
+		return fmt.Errorf("bringing the accounts to all servers: server %s: %s", b.Server, b.Why)
 	}
-	if err := r.Confirm(ctx, u.Platform.Accounts, want); err != nil {
-		return fmt.Errorf("asking the accounts back: %w", err)
+	if !r.Plan.Empty() {
+		u.log.Info("the platform file is in force", "version", r.Version.String(), "accounts", len(r.Plan.Accounts))
 	}
 	return nil
-}
-
-func (u *Up) ledger(ctx context.Context) error {
-	nc, err := u.dial(ctx, platform.Ledger, platform.RoleSetup)
-	if err != nil {
-		return err
-	}
-	defer nc.Close()
-	var regions []ident.Region
-	for _, r := range u.Platform.File.Regions {
-		regions = append(regions, r.Name)
-	}
-	if err := jetstream.Setup(ctx, nc, u.Platform.File.Home, regions); err != nil {
-		return err
-	}
-	return u.putDocument(ctx, nc)
-}
-
-// putDocument puts the folder's platform document into the ledger, unless a newer one
-// is there.
-func (u *Up) putDocument(ctx context.Context, nc *nats.Conn) error {
-	store, err := jetstream.NewDecisions(nc)
-	if err != nil {
-		return err
-	}
-	d := ledger.Decider{Store: store, Opener: ledger.Opener{Operator: u.Platform.Operator, Now: time.Now, Check: platform.CheckDocument}}
-	for {
-		// Short tries: what is asked before the stream has a leader again is never
-		// answered.
-		try, cancel := context.WithTimeout(ctx, 600*time.Millisecond)
-		_, err := d.PutDocument(try, u.Platform.FullToken)
-		cancel()
-		if err == nil || errors.Is(err, ledger.ErrOld) {
-			return nil
-		}
-		if wait.For(ctx, 50*time.Millisecond) != nil {
-			return fmt.Errorf("putting the platform document into the ledger: %w", err)
-		}
-	}
 }
 
 func (u *Up) services(ctx context.Context) error {

@@ -77,7 +77,7 @@ func TestReadyInTime(t *testing.T) {
 		t.Error(rerr)
 	}
 	t.Logf("ready in %d ms with %d MB, stopped in %v", ready.TookMS, rss, took)
-	if ready.Event != "ready" || ready.Servers != 9 || ready.Accounts != 6 || len(ready.Regions) != 3 || len(ready.Regions[0].Services) != 2 {
+	if ready.Event != "ready" || ready.Servers != 9 || ready.Accounts != 7 || len(ready.Regions) != 3 || len(ready.Regions[0].Services) != 2 {
 		t.Errorf("ready: %+v", ready)
 	}
 	if ready.TookMS >= 6000 {

@@ -36,6 +36,7 @@ type Options struct {
 	Regions []string // default: ams, sfo, sgp; the first is home
 	WAN     bool
 	Bare    bool // no services
+	TLS     bool // for clients, routes and gateways, as of `nscsetup init --tls`
 	Log     io.Writer
 }
 
@@ -66,7 +67,11 @@ func Init(ctx context.Context, dir string, o Options) (*platform.Platform, *Port
 		return nil, nil, err
 	}
 	spec.Port = ports.First
-	p, err := platform.Init(ctx, filepath.Join(dir, "platform"), spec, time.Now())
+	create := platform.Init
+	if o.TLS || os.Getenv("HERALD_TLS") != "" {
+		create = platform.InitTLS
+	}
+	p, err := create(ctx, filepath.Join(dir, "platform"), spec, time.Now())
 	if err != nil {
 		return nil, nil, errors.Join(err, ports.Release())
 	}

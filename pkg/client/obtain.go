@@ -22,6 +22,10 @@ import (
 // ErrUnreachable: no server, or no issuer, answered in time.
 var ErrUnreachable = errors.New("no answer")
 
+// ErrServer: a server that is not believed to be one of the platform's, or that does not
+// take our certificate.
+var ErrServer = errors.New("no secure connection to the platform")
+
 // Waits of one request to issuers. The first is several times a round trip
 // around the world; an issuer that dies with a request in its hands costs it.
 const (
@@ -52,7 +56,8 @@ type Wish struct {
 }
 
 // Obtain asks for a credential for key as a guest of the platform. urls are
-// tried in order. Refusals are *wire.Error; ErrUnreachable if nobody answered.
+// tried in order. Refusals are *wire.Error; ErrUnreachable if nobody answered; ErrServer if
+// there is no server that is believed.
 func (p *Platform) Obtain(ctx context.Context, urls []string, key *keystore.Key, w Wish) (Credential, error) {
 	nc, err := p.DialGuest(ctx, urls)
 	if err != nil {
@@ -70,12 +75,21 @@ func (p *Platform) DialGuest(ctx context.Context, urls []string) (*nats.Conn, er
 		return nil, err
 	}
 	nc, err := natsconn.Dial(ctx, natsconn.Options{
-		URLs: urls, Name: "guest", Credential: p.guest, InboxPrefix: subject.UserInboxPrefix(guest),
+		URLs: urls, Name: "guest", Credential: p.guest, InboxPrefix: subject.UserInboxPrefix(guest), TLS: p.tls(),
 	})
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrUnreachable, err)
+		return nil, notConnected(err)
 	}
 	return nc, nil
+}
+
+// notConnected tells a server that is not believed from one that is not reached: waiting
+// helps with the second alone.
+func notConnected(err error) error {
+	if errors.Is(err, natsconn.ErrTLS) {
+		return fmt.Errorf("%w: %w", ErrServer, err)
+	}
+	return fmt.Errorf("%w: %w", ErrUnreachable, err)
 }
 
 // Issue is Obtain on a guest's connection that one has.

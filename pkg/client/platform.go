@@ -5,6 +5,7 @@
 package client
 
 import (
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,6 +18,7 @@ import (
 	"github.com/nats-io/jwt/v2"
 
 	"github.com/herald-nats/herald/internal/natsconn"
+	"github.com/herald-nats/herald/pkg/certs"
 	"github.com/herald-nats/herald/pkg/trust"
 )
 
@@ -38,7 +40,30 @@ type Platform struct {
 	document string // as signed
 	guest    natsconn.Static
 	creds    string // the guest's creds, as given
+	trusted  certs.Bundle
+	ca       string // the same, as given; "" if none are
+	shown    func() (tls.Certificate, error)
 	now      func() time.Time
+}
+
+// Authorities are those that sign for the platform's servers, as they came with the
+// platform. None means those that the system trusts. They are as much to be believed as
+// who gave the folder or the file: unlike the rest, no key of the platform signs them.
+func (p *Platform) Authorities() []certs.Certificate { return p.trusted.Certificates() }
+
+// WithCertificate is the same platform seen by a client that shows a certificate to servers
+// that ask for one. It is asked for at each connect.
+func (p *Platform) WithCertificate(certificate func() (tls.Certificate, error)) *Platform {
+	q := *p
+	q.shown = certificate
+	return &q
+}
+
+// tls is what connections to the platform need.
+func (p *Platform) tls() natsconn.TLS {
+	t := natsconn.TLSTrust(p.trusted)
+	t.Certificate = p.shown
+	return t
 }
 
 // WithClock is the same platform seen by a client whose clock is another than
@@ -76,10 +101,11 @@ func (p *Platform) Update(document string) (*Platform, error) {
 // context is the one file that `nscsetup context export` writes. The guest's
 // creds are in it because anyone may be the guest.
 type contextFile struct {
-	Version  int    `json:"herald_context"`
-	Operator string `json:"operator"`
-	Platform string `json:"platform"`
-	Guest    string `json:"guest_creds"`
+	Version     int    `json:"herald_context"`
+	Operator    string `json:"operator"`
+	Platform    string `json:"platform"`
+	Guest       string `json:"guest_creds"`
+	Authorities string `json:"ca,omitempty"` // PEM: whom to trust to be a server
 }
 
 // LoadPlatform reads a public/ folder or a context file and verifies it.
@@ -110,7 +136,15 @@ func LoadPlatform(path string) (*Platform, error) {
 		}
 		parts[i] = string(data)
 	}
-	p, err := newPlatform(parts[0], parts[1], parts[2])
+	ca, err := readBounded(filepath.Join(path, certs.AuthoritiesFile))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	if err == nil && len(ca) == 0 {
+		// A mistake, and not the system's authorities.
+		return nil, fmt.Errorf("%s in %s is empty: %w", certs.AuthoritiesFile, path, ErrContext)
+	}
+	p, err := newPlatform(contextFile{Operator: parts[0], Platform: parts[1], Guest: parts[2], Authorities: string(ca)})
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
@@ -123,36 +157,42 @@ func ParseContext(data []byte) (*Platform, error) {
 	if len(data) > maxContext || json.Unmarshal(data, &c) != nil || c.Version != 1 {
 		return nil, fmt.Errorf("it is not a context file of version 1: %w", ErrContext)
 	}
-	return newPlatform(c.Operator, c.Platform, c.Guest)
+	return newPlatform(c)
 }
 
 // Export gives the content of a context file.
 func (p *Platform) Export() ([]byte, error) {
-	data, err := json.MarshalIndent(contextFile{1, p.Operator.Token(), p.document, p.creds}, "", "  ")
+	data, err := json.MarshalIndent(contextFile{1, p.Operator.Token(), p.document, p.creds, p.ca}, "", "  ")
 	if err != nil {
 		return nil, fmt.Errorf("writing a context: %w", err)
 	}
 	return append(data, '\n'), nil
 }
 
-func newPlatform(operator, document, creds string) (*Platform, error) {
-	op, err := trust.ParseOperator(operator)
+func newPlatform(c contextFile) (*Platform, error) {
+	op, err := trust.ParseOperator(c.Operator)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrContext, err)
 	}
-	document = strings.TrimSpace(document)
+	document := strings.TrimSpace(c.Platform)
 	doc, err := op.OpenPlatform(document)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrContext, err)
 	}
-	guest, err := natsconn.ParseCreds([]byte(creds))
+	guest, err := natsconn.ParseCreds([]byte(c.Guest))
 	if err != nil {
 		return nil, fmt.Errorf("%w: the guest: %w", ErrContext, err)
 	}
 	if _, err := jwt.DecodeUserClaims(guest.Token); err != nil {
 		return nil, fmt.Errorf("%w: the guest: %w", ErrContext, err)
 	}
-	return &Platform{Operator: op, Document: doc, document: document, guest: guest, creds: creds, now: time.Now}, nil
+	p := &Platform{Operator: op, Document: doc, document: document, guest: guest, creds: c.Guest, ca: c.Authorities, now: time.Now}
+	if c.Authorities != "" {
+		if p.trusted, err = certs.ParseBundle([]byte(c.Authorities)); err != nil {
+			return nil, fmt.Errorf("%w: whom to trust to be a server: %w", ErrContext, err)
+		}
+	}
+	return p, nil
 }
 
 func readBounded(path string) ([]byte, error) {

@@ -202,13 +202,13 @@ func (s *Session) dial(ctx context.Context) error {
 	}
 	nc, err := natsconn.Dial(ctx, natsconn.Options{
 		URLs: s.urls, Name: s.cfg.Wish.Name.String(), Credential: credential{s},
-		InboxPrefix: subject.UserInboxPrefix(s.user), Log: s.cfg.Log,
+		InboxPrefix: subject.UserInboxPrefix(s.user), TLS: s.Platform().tls(), Log: s.cfg.Log,
 		OnDisconnect: func(error) { notify(false) },
 		OnReconnect:  func(*nats.Conn) { notify(true) },
 		OnError:      s.hear,
 	})
 	if err != nil {
-		return fmt.Errorf("%w: %w", ErrUnreachable, err)
+		return notConnected(err)
 	}
 	s.Conn = nc
 	return nil

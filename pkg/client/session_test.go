@@ -101,7 +101,7 @@ func next[T any](t *testing.T, what string, c <-chan T) T {
 // works sends a message to itself through the server.
 func works(t *testing.T, s *client.Session) {
 	t.Helper()
-	room := shared.Public.Document.Chat.Room
+	room := shared.Public.Document.Chat.Rooms[0].Name
 	posts, err := s.Conn.SubscribeSync(subject.Posts(room))
 	if err != nil {
 		t.Fatal(err)

@@ -9,30 +9,35 @@ import (
 	"github.com/herald-nats/herald/pkg/trust"
 )
 
-// Base is an account's base claims: all of its JWT except revocations. The entry's
-// version is the version of the claims. Registrars join it with what they find on
-// servers.
+// Base is an account's base claims: all of its JWT except revocations. The version of
+// the entry and that which the JWT says (trust.TagBase) are the same: registrars join the
+// JWT with what they find on servers, and there its own version decides. Were it less than
+// the entry's, the change would never be made; were it more, no later one would.
 type Base struct {
 	JWT string `json:"jwt"` // an account JWT, signed by an operator signing key
 }
 
-func (b Base) check(op *trust.Operator, key Key) error {
-	c, err := op.VerifyAccount(b.JWT)
+func (b Base) check(op *trust.Operator, key Key, version uint64) error {
+	a, err := op.OpenAccount(b.JWT)
 	if err != nil {
 		return err
 	}
-	if c.Subject != key.Account().String() {
-		return fmt.Errorf("the claims of account %.60q: %w", c.Subject, trust.ErrUntrusted)
+	if a.Account != key.Account() {
+		return fmt.Errorf("the claims of account %s: %w", a.Account, trust.ErrUntrusted)
+	}
+	if a.Version != version {
+		return fmt.Errorf("its JWT says version %d in an entry of version %d", a.Version, version)
 	}
 	return nil
 }
 
 // PutBase puts an account's base claims; was is the version that they are made upon,
-// 0 for a new account. ErrOld if the ledger has another.
+// 0 for a new account, and the JWT must say the one after it. ErrOld if the ledger has
+// another.
 func (d *Decider) PutBase(ctx context.Context, account ident.AccountKey, jwt string, was uint64, now time.Time) (Entry, error) {
 	key := BaseKey(account)
 	b := Base{JWT: jwt}
-	if err := b.check(d.Opener.Operator, key); err != nil {
+	if err := b.check(d.Opener.Operator, key, was+1); err != nil {
 		return Entry{}, fmt.Errorf("putting the base claims of %s: %w: %w", account, ErrDamaged, err)
 	}
 	return d.decide(ctx, key, func(cur *Entry) (*draft, error) {

@@ -1,11 +1,15 @@
 package ledger_test
 
 import (
+	"errors"
 	"net/netip"
+	"slices"
+	"strconv"
 	"testing"
 	"time"
 
 	"github.com/nats-io/jwt/v2"
+	"pgregory.net/rapid"
 
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/keystore"
@@ -142,11 +146,15 @@ func TestAccessKey(t *testing.T) {
 	h.holds(t, gone)
 }
 
-// accountJWT is an account's claims as a registrar signs them.
-func accountJWT(t testing.TB, account, by *keystore.Key, label string) string {
+// accountJWT is an account's claims as a registrar signs them: version says 1 and so on,
+// 0 says nothing.
+func accountJWT(t testing.TB, account, by *keystore.Key, label string, version uint64) string {
 	t.Helper()
 	c := jwt.NewAccountClaims(account.Public())
 	c.Name = label
+	if version > 0 {
+		c.Tags.Add(trust.TagBase + strconv.FormatUint(version, 10))
+	}
 	return must[string](t)(c.Encode(by.Pair()))
 }
 
@@ -154,31 +162,89 @@ func TestBase(t *testing.T) {
 	h, other := newHome(t), ledgertest.NewPlatform(t, "other", now())
 	account := h.Key(t, keystore.Account, "account CHAT")
 	key := h.Account(t, "CHAT")
-	one, two := accountJWT(t, account, h.Signing[0], "one"), accountJWT(t, account, h.Signing[1], "two")
+	one, two := accountJWT(t, account, h.Signing[0], "one", 1), accountJWT(t, account, h.Signing[1], "two", 2)
 	for what, token := range map[string]string{
-		"nothing": "", "garbage": "x", "a stranger's": accountJWT(t, account, other.Signing[0], "x"),
-		"its own": accountJWT(t, account, account, "x"), "another account's": accountJWT(t, h.Key(t, keystore.Account, "x"), h.Signing[0], "x"),
-		"cut off": one[:len(one)-2],
+		"nothing": "", "garbage": "x", "a stranger's": accountJWT(t, account, other.Signing[0], "x", 1),
+		"its own": accountJWT(t, account, account, "x", 1), "another account's": accountJWT(t, h.Key(t, keystore.Account, "x"), h.Signing[0], "x", 1),
+		"cut off": one[:len(one)-2], "without a version": accountJWT(t, account, h.Signing[0], "x", 0), "of the next version": two,
 	} {
 		_, err := h.PutBase(t.Context(), key, token, 0, now())
 		want(t, what, err, ledger.ErrDamaged)
 		// And where somebody signed that into an entry, it is not read.
-		entry := h.Token(t, h.Signing[0], trust.Entry{Subject: ledger.BaseKey(key).String(), Version: 9, At: now().UnixMilli()}, ledger.Base{JWT: token})
+		entry := h.Token(t, h.Signing[0], trust.Entry{Subject: ledger.BaseKey(key).String(), Version: 1, At: now().UnixMilli()}, ledger.Base{JWT: token})
 		_, err = h.Opener().Open(ledger.BaseKey(key).String(), entry)
 		want(t, what+" in an entry", err, ledger.ErrDamaged)
 	}
 	first, err := h.PutBase(t.Context(), key, one, 0, now())
 	want(t, "new", err, nil)
-	for _, was := range []uint64{0, 1} {
-		if again, err := h.PutBase(t.Context(), key, one, was, now()); err != nil || again.Token != first.Token {
-			t.Errorf("the same upon %d: %v", was, err)
-		}
+	if again, err := h.PutBase(t.Context(), key, one, 0, now()); err != nil || again.Token != first.Token {
+		t.Errorf("the same again: %v", err)
 	}
-	_, err = h.PutBase(t.Context(), key, two, 0, now())
+	_, err = h.PutBase(t.Context(), key, one, 1, now())
+	want(t, "the same as the next version", err, ledger.ErrDamaged)
+	_, err = h.PutBase(t.Context(), key, accountJWT(t, account, h.Signing[0], "three", 1), 0, now())
 	want(t, "upon another version", err, ledger.ErrOld)
+	_, err = h.PutBase(t.Context(), key, accountJWT(t, account, h.Signing[0], "three", 3), 2, now())
+	want(t, "upon a version that is not there yet", err, ledger.ErrOld)
 	second, err := h.PutBase(t.Context(), key, two, 1, now())
 	if err != nil || second.Version != 2 {
 		t.Errorf("%+v %v", second, err)
+	}
+}
+
+// Whatever is put upon whatever, what the ledger has says the entry's version: registrars
+// go by the JWT, deciders by the entry.
+func TestBaseSaysItsVersion(t *testing.T) {
+	h := newHome(t)
+	account, key := h.Key(t, keystore.Account, "account CHAT"), h.Account(t, "CHAT")
+	rapid.Check(t, func(r *rapid.T) {
+		version := uint64(rapid.IntRange(0, 6).Draw(r, "version"))
+		was := uint64(rapid.IntRange(0, 6).Draw(r, "was"))
+		token := accountJWT(t, account, h.Signing[0], rapid.SampledFrom([]string{"a", "b"}).Draw(r, "name"), version)
+		e, err := h.PutBase(t.Context(), key, token, was, now())
+		if err == nil && (e.Version != version || e.Version != was+1) {
+			r.Errorf("a JWT of version %d upon %d is an entry of version %d", version, was, e.Version)
+		}
+		cur, _, err := h.Store.Get(t.Context(), ledger.BaseKey(key))
+		if errors.Is(err, ledger.ErrNotFound) {
+			return
+		}
+		if err != nil {
+			r.Fatal(err)
+		}
+		stored, err := h.Opener().Open(ledger.BaseKey(key).String(), cur)
+		if err != nil {
+			r.Fatal(err)
+		}
+		a, err := h.Operator.OpenAccount(stored.Body.(ledger.Base).JWT)
+		if err != nil || a.Version != stored.Version {
+			r.Errorf("an entry of version %d with a JWT of version %d: %v", stored.Version, a.Version, err)
+		}
+	})
+}
+
+// A projection gives the base claims of accounts that are there.
+func TestBases(t *testing.T) {
+	p := ledgertest.NewPlatform(t, "bases", now())
+	known := ledger.NewProjection(nil)
+	put := func(label string, version uint64, denies bool) string {
+		token := accountJWT(t, p.Key(t, keystore.Account, "account "+label), p.Signing[0], label, version)
+		known.Apply(p.Entry(t, ledger.BaseKey(p.Account(t, label)), version, denies, now(), ledger.Base{JWT: token}))
+		return token
+	}
+	put("ONE", 1, false)
+	want := []string{put("ONE", 2, false), put("TWO", 1, false)}
+	put("GONE", 1, false)
+	put("GONE", 2, true)
+	known.Apply(p.Entry(t, ledger.NameKey(ledgertest.Name(t, "x")), 1, false, now(), ledger.Name{Holder: ident.OpenIdentity(ledgertest.User(t))}))
+	var got []string
+	for _, e := range known.Bases() {
+		got = append(got, e.Body.(ledger.Base).JWT)
+	}
+	slices.Sort(got)
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
+		t.Errorf("%d bases, want %d", len(got), len(want))
 	}
 }
 

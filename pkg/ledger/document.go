@@ -78,6 +78,9 @@ func (d *Document) check() error {
 		return fmt.Errorf("its home %s is none of its regions", d.Public.Home)
 	}
 	for _, o := range d.Policy.Offers {
+		if (o.Kind == "") == (o.Identity == nil || o.Identity.IsZero()) {
+			return fmt.Errorf("an offer of role %s/%s is for nobody, or for a kind and one identity at once", o.Account, o.Role)
+		}
 		a, ok := d.Public.Account(o.Account)
 		if !ok {
 			return fmt.Errorf("it offers a role of account %s, which it does not have", o.Account)

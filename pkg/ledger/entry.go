@@ -141,7 +141,7 @@ func (o Opener) body(k Key, e trust.Entry) (any, error) {
 	case KindBase:
 		b, err := decode[Base](e.Body)
 		if err == nil {
-			err = b.check(o.Operator, k)
+			err = b.check(o.Operator, k, e.Version)
 		}
 		return b, err
 	case KindPlatform:

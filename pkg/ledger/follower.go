@@ -59,6 +59,9 @@ type Follower struct {
 	Positions map[string]uint64
 	// Every is how often positions are compared; 0: CompareEvery.
 	Every time.Duration
+	// Skips tells of keys which the reader has no use for: what is stored or told under them
+	// is passed over, without being opened or counted. nil skips none.
+	Skips func(key string) bool
 	// Stored, Spoilt and Emptied tell what is known to be kept in the reader's region,
 	// by the name of the log; each may be nil. Stored is called with each entry that
 	// Near had, after it is applied; Spoilt with each key under which Near had
@@ -315,7 +318,12 @@ func (f *Follower) Run(ctx context.Context) {
 	}
 }
 
+func (f *Follower) skips(key string) bool { return f.Skips != nil && f.Skips(key) }
+
 func (f *Follower) hint(h Stored) {
+	if f.skips(h.Subject) {
+		return
+	}
 	e, err := f.Opener.Open(h.Subject, h.Data)
 	if err != nil {
 		f.stats.hintsRefused.Add(1)
@@ -497,6 +505,9 @@ func (f *Follower) take(l *logState, entries []Stored, near bool) {
 }
 
 func (f *Follower) takeOne(l *logState, s Stored, near bool) {
+	if f.skips(s.Subject) {
+		return
+	}
 	e, err := f.Opener.Open(s.Subject, s.Data)
 	if err == nil && l.Takes != nil && !l.Takes(e.Key) {
 		err = fmt.Errorf("an entry of %s does not belong into the log of %s: %w", e.Key, l.Name, ErrDamaged)

@@ -558,6 +558,31 @@ func TestFollowerRefusesWhatBelongsElsewhere(t *testing.T) {
 	})
 }
 
+// What a reader has no use for costs it nothing, wherever it comes from, and is no fault.
+func TestFollowerSkips(t *testing.T) {
+	inBubble(t, func(b *bubble) {
+		var denials memory.Denials
+		mine, other := b.suspension(0, 1), b.suspension(1, 1)
+		b.append(&denials, other, mine)
+		hints := make(chan ledger.Stored, 1)
+		r := follow(b.Platform, func(f *ledger.Follower) {
+			f.Hints = hints
+			f.Skips = func(key string) bool { return key == other.Key.String() }
+		}, ledger.Log{Name: "denials", Near: &denials})
+		defer r.stop()
+		<-r.Ready()
+		hints <- ledger.Stored{Subject: other.Key.String(), Data: other.Token}
+		synctest.Wait()
+		r.knows(b.T, "but what is skipped", mine)
+		if s := r.Stats(); s.Refused != 0 || s.HintsRefused != 0 || s.Hints != 0 || s.Applied != 1 || s.Known != 0 {
+			b.Errorf("%+v", s)
+		}
+		if at := r.At()["denials"]; at != 2 {
+			b.Errorf("read up to %d of 2", at)
+		}
+	})
+}
+
 // An entry from the future waits for its time, wherever it came from, also when its
 // source has gone and also beside others about the same key.
 func TestFollowerLetsTheFutureWait(t *testing.T) {

@@ -200,6 +200,12 @@ func (p *Projection) Denials(keep func(Entry) bool) []Entry { return p.others[1]
 // Decided gives all entries decided in home except names, in the order of their keys.
 func (p *Projection) Decided() []Entry { return p.others[0].list(nil) }
 
+// Bases gives the base claims of all accounts that home decided, in the order of their
+// keys. An account whose entry says that it is gone has none.
+func (p *Projection) Bases() []Entry {
+	return p.others[0].list(func(e Entry) bool { return e.Key.Kind() == KindBase && !e.Denies })
+}
+
 func (o *otherEntries) list(keep func(Entry) bool) []Entry {
 	o.mu.RLock()
 	all := make([]Entry, 0, len(o.m))

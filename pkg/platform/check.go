@@ -1,3 +1,7 @@
+// Package platform is a platform's folder: every key, what is in force, and what each party
+// is given of it. It makes files and claims; it dials nothing (internal/apply brings them to
+// servers). What an operator describes is in manifest/, what becomes of that in claims/,
+// what would change in plan/, and the servers' configuration in serverconf/.
 package platform
 
 import (

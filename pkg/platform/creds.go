@@ -46,11 +46,10 @@ func (p *Platform) accountKey(name string) (ident.AccountKey, error) {
 	if err != nil {
 		return ident.AccountKey{}, err
 	}
-	a, ok := p.Document.Account(label)
-	if !ok {
-		return ident.AccountKey{}, fmt.Errorf("the platform has no account %s: %w", name, ErrNotPlatform)
+	if h, ok := p.Account(label.String()); ok {
+		return h.Key, nil
 	}
-	return a.Key, nil
+	return ident.AccountKey{}, fmt.Errorf("the platform has no account %s: %w", name, ErrNotPlatform)
 }
 
 // RenewServices gives services whose credential has less than half of its life
@@ -59,7 +58,7 @@ func (p *Platform) RenewServices(now time.Time) ([]string, error) {
 	var renewed []string
 	for _, r := range p.File.Regions {
 		all := []creds{{filepath.Join(p.Dir.Issuer(r.Name), AuthCreds), Auth, RoleIssuer}}
-		for _, c := range registrarCreds(p.File, r.Name) {
+		for _, c := range registrarCreds(p.File.Home, r.Name) {
 			c.file = filepath.Join(p.Dir.Registrar(r.Name), c.file)
 			all = append(all, c)
 		}

@@ -18,7 +18,9 @@ import (
 
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/keystore"
-	"github.com/herald-nats/herald/pkg/ledger"
+	"github.com/herald-nats/herald/pkg/platform/claims"
+	"github.com/herald-nats/herald/pkg/platform/manifest"
+	"github.com/herald-nats/herald/pkg/platform/plan"
 	"github.com/herald-nats/herald/pkg/trust"
 )
 
@@ -48,10 +50,22 @@ func Init(ctx context.Context, dir string, s Spec, now time.Time) (*Platform, er
 		}
 		s.Port = port
 	}
-	f := NewFile(s)
-	if err := f.check(); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrInvalidFile, err)
+	return Create(ctx, dir, NewFile(s), now, nil)
+}
+
+// Create makes a platform of a file in dir as Init does. bring, if not nil, puts keys that
+// there are already into the operator's folder first: what it brings is used, and the
+// rest is made.
+func Create(ctx context.Context, dir string, f *manifest.File, now time.Time, bring func(Dir) error) (*Platform, error) {
+	return create(ctx, dir, f, now, bring, func(string) {})
+}
+
+// create tells step of each step before it is taken.
+func create(ctx context.Context, dir string, f *manifest.File, now time.Time, bring func(Dir) error, step func(string)) (*Platform, error) {
+	if problems := f.Check(); len(problems) > 0 {
+		return nil, manifest.Problems(problems)
 	}
+	step("make the folder")
 	made, release, err := claimDir(dir)
 	if err != nil {
 		return nil, err
@@ -66,19 +80,25 @@ func Init(ctx context.Context, dir string, s Spec, now time.Time) (*Platform, er
 		}
 		return err
 	}
+	step("make the folder in which it is built")
 	stage, err := os.MkdirTemp(dir, staging+"*")
 	if err != nil {
 		return nil, undo(fmt.Errorf("preparing %s: %w", dir, err), "")
 	}
-	if err := build(Dir(stage), f, now); err != nil {
+	if bring != nil {
+		if err := bring(Dir(stage)); err != nil {
+			return nil, undo(err, stage)
+		}
+	}
+	if err := build(Dir(stage), f, now, step); err != nil {
 		return nil, undo(err, stage)
 	}
 	if err := ctx.Err(); err != nil {
 		return nil, undo(err, stage)
 	}
-	// The platform file comes last: a folder without it is no platform.
-	parts := []string{"public", "issuers", "registrars", "operator", FileName}
+	parts := initParts()
 	for i, part := range parts {
+		step("put " + part + " in its place")
 		if err := os.Rename(filepath.Join(stage, part), filepath.Join(dir, part)); err != nil {
 			for _, p := range parts[:i] {
 				err = errors.Join(err, os.RemoveAll(filepath.Join(dir, p)))
@@ -86,6 +106,7 @@ func Init(ctx context.Context, dir string, s Spec, now time.Time) (*Platform, er
 			return nil, undo(fmt.Errorf("putting %s in place: %w", part, err), stage)
 		}
 	}
+	step("tidy up")
 	if err := os.Remove(stage); err != nil {
 		return nil, fmt.Errorf("tidying up: %w", err)
 	}
@@ -119,23 +140,56 @@ func claimDir(dir string) (made bool, release func(), err error) {
 	return made, release, nil
 }
 
+// emptyDir accepts a folder that is empty but for what an init left that was killed, and
+// removes that. Until the platform file is in its place, which comes last, nobody was told
+// of the platform: its parts go, those that were put in place already too.
 func emptyDir(dir string) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return fmt.Errorf("looking into the platform folder: %w", err)
 	}
+	left := map[string]bool{} // parts that a killed init put in place
+	var stages []string
 	for _, e := range entries {
-		if !strings.HasPrefix(e.Name(), staging) {
-			return fmt.Errorf("%s: %w", dir, ErrExists)
+		if !strings.HasPrefix(e.Name(), staging) || !e.IsDir() {
+			continue
+		}
+		stages = append(stages, e.Name())
+		// The platform file is there until the last rename.
+		if _, err := os.Lstat(filepath.Join(dir, e.Name(), FileName)); err != nil {
+			continue
+		}
+		for _, part := range initParts() {
+			if _, err := os.Lstat(filepath.Join(dir, e.Name(), part)); errors.Is(err, fs.ErrNotExist) {
+				left[part] = true
+			}
 		}
 	}
 	for _, e := range entries {
-		if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
+		if !strings.HasPrefix(e.Name(), staging) && !left[e.Name()] {
+			return fmt.Errorf("%s: %w", dir, ErrExists)
+		}
+	}
+	// What was put in place goes first: without the stage it could not be told from
+	// somebody's own.
+	for _, e := range entries {
+		if left[e.Name()] {
+			if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
+				return fmt.Errorf("removing what an earlier init left: %w", err)
+			}
+		}
+	}
+	for _, s := range stages {
+		if err := os.RemoveAll(filepath.Join(dir, s)); err != nil {
 			return fmt.Errorf("removing what an earlier init left: %w", err)
 		}
 	}
 	return nil
 }
+
+// initParts are the parts of a platform folder in the order in which they are put in place.
+// The platform file comes last: a folder without it is no platform.
+func initParts() []string { return []string{"public", "issuers", "registrars", "operator", FileName} }
 
 // freeBlock finds ports that nobody listens on now. It looks below the range
 // from which systems take ports for outgoing connections, so that none of these
@@ -168,219 +222,82 @@ func allFree(ctx context.Context, first, n int) bool {
 	return true
 }
 
-func makeKeys(f *File) (*keys, error) {
-	k := &keys{
-		signing: map[string]*keystore.Key{}, accounts: map[string]*keystore.Key{},
-		roles: map[string]*keystore.Key{}, regions: map[ident.Region]*keystore.Key{},
-	}
-	var errs []error
-	key := func(kind keystore.Kind) *keystore.Key {
-		kp, err := keystore.Generate(kind)
-		errs = append(errs, err)
-		return kp
-	}
-	k.operator, k.guest = key(keystore.Operator), key(keystore.User)
-	// One for each registrar and one for nscsetup, so that each can be taken
-	// away; and a spare, because servers read the operator JWT only at start.
-	for _, r := range f.Regions {
-		k.signing[r.Name.String()] = key(keystore.Operator)
-		k.regions[r.Name] = key(keystore.Curve)
-	}
-	k.signing["nscsetup"], k.signing["spare"] = key(keystore.Operator), key(keystore.Operator)
-	for _, a := range accounts(f) {
-		k.accounts[a.name] = key(keystore.Account)
-		for _, r := range a.roles {
-			k.roles[a.name+"."+r.name] = key(keystore.Account)
-		}
-	}
-	return k, errors.Join(errs...)
-}
-
 // build makes the whole platform under d.
-func build(d Dir, f *File, now time.Time) error {
-	k, err := makeKeys(f)
+func build(d Dir, f *manifest.File, now time.Time, step func(string)) error {
+	step("make keys")
+	root, err := keystore.LoadOrCreate(d.operatorKey(), keystore.Operator)
 	if err != nil {
 		return err
 	}
-	system, err := ident.ParseAccountKey(k.accounts[System].Public())
+	p := &Platform{Dir: d, File: f, now: func() time.Time { return now }}
+	keys, err := p.MakeKeys()
 	if err != nil {
 		return err
 	}
-	var signing []string
-	for _, s := range k.signing {
-		signing = append(signing, s.Public())
-	}
-	operator, err := trust.NewOperator(f.Name.String(), k.operator, signing, system)
+	pubs, tool, err := d.signing(f)
 	if err != nil {
 		return err
 	}
-	full, public, err := document(f, k, operator, now)
+	step("sign")
+	system := keys.Accounts[label(System)]
+	operator, err := trust.NewOperator(f.Name.String(), root, pubs, system)
 	if err != nil {
 		return err
 	}
-	w := &writer{}
-	jwts := map[string]string{}
-	for _, a := range accounts(f) {
-		c, err := a.claims(k)
+	if p.Operator, err = trust.ParseOperator(operator); err != nil {
+		return err
+	}
+	want, err := plan.Want(claims.New(f, keys), root.Public())
+	if err != nil {
+		return err
+	}
+	s := Signer{tool}
+	var tokens []string
+	for _, name := range want.Order {
+		token, err := s.Account(want.Accounts[name], 1, now)
 		if err != nil {
-			return err
+			return fmt.Errorf("signing account %s: %w", name, err)
 		}
-		if jwts[a.name], err = c.Encode(k.signing["nscsetup"].Pair()); err != nil {
-			return fmt.Errorf("signing account %s: %w", a.name, err)
-		}
+		tokens = append(tokens, token)
 	}
-	root := func(dir string) {
-		w.secret(filepath.Join(dir, OperatorFile), []byte(operator+"\n"))
-		w.secret(filepath.Join(dir, FullFile), []byte(full+"\n"))
+	doc := want.Document
+	doc.Public.Version = trust.Version{Epoch: 1, Number: 1}
+	if doc.Public.EpochProof, err = trust.SignEpoch(root, 1, now); err != nil {
+		return err
 	}
-
-	// public/: the one folder that anyone may read.
-	w.public(filepath.Join(d.Public(), OperatorFile), []byte(operator+"\n"))
-	w.public(filepath.Join(d.Public(), DocumentFile), []byte(public+"\n"))
-	w.public(filepath.Join(d.Public(), GuestFile), w.creds(k, Guest, RoleGuest, k.guest, "guest", "", now, 0))
-
-	for _, r := range f.Regions {
-		name := r.Name.String()
-		w.issuer(d.Issuer(r.Name), f, k, name, now)
-		root(d.Issuer(r.Name))
-		dir := d.Registrar(r.Name)
-		root(dir)
-		w.key(filepath.Join(dir, SigningFile), k.signing[name])
-		for _, c := range registrarCreds(f, r.Name) {
-			w.newCreds(filepath.Join(dir, c.file), k, c.account, c.role, "registrar-"+name, name, now)
-		}
-		w.secret(filepath.Join(dir, ServiceFile), serviceFile("registrar", name))
-		for a, token := range jwts {
-			w.secret(filepath.Join(dir, "accounts", a+".jwt"), []byte(token))
-		}
+	full, err := s.Document(doc, now)
+	if err != nil {
+		return err
 	}
-
-	op := d.Operator()
-	root(op)
-	w.key(filepath.Join(op, "operator.nk"), k.operator)
-	w.key(filepath.Join(op, "signing", "nscsetup.nk"), k.signing["nscsetup"])
-	w.key(filepath.Join(op, "signing", "spare.nk"), k.signing["spare"])
-	for a, key := range k.accounts {
-		w.key(filepath.Join(op, "accounts", a+".nk"), key)
-		w.secret(filepath.Join(op, "accounts", a+".jwt"), []byte(jwts[a]))
+	step("write what was signed")
+	if err := errors.Join(
+		keystore.WriteSecret(filepath.Join(d.Operator(), OperatorFile), []byte(operator+"\n")),
+		keystore.WriteSecret(d.File(), f.Render()),
+	); err != nil {
+		return err
 	}
-	for r, key := range k.roles {
-		w.key(filepath.Join(op, "roles", r+".nk"), key)
+	if err := errors.Join(p.Use(full, tokens, now), p.SaveBase(plan.BaseOf(want))); err != nil {
+		return err
 	}
-	w.secret(d.File(), f.Render())
-	return w.err
+	step("write the folders of services")
+	return p.welcome(f.Regions, now)
 }
 
 // creds is a creds file of a service and whose it is.
 type creds struct{ file, account, role string }
 
 // registrarCreds are those of a region's registrars.
-func registrarCreds(f *File, region ident.Region) []creds {
+func registrarCreds(home, region ident.Region) []creds {
 	c := []creds{{LedgerCreds, Ledger, RoleRegistrar}, {ReaderCreds, Readers, RoleReader}, {SystemCreds, System, RoleRegistrar}}
-	if region == f.Home {
+	if region == home {
 		c = append(c, creds{HomeCreds, Ledger, RoleHome})
 	}
 	return c
 }
 
-// document signs the platform document, and gives it and its public part.
-func document(f *File, k *keys, operator string, now time.Time) (full, public string, err error) {
-	part, err := publicPart(f, k, now)
-	if err != nil {
-		return "", "", err
-	}
-	pol, err := offers(f)
-	if err != nil {
-		return "", "", err
-	}
-	full, err = ledger.SignDocument(ledger.KeySigner{Key: k.signing["nscsetup"]}, part, pol, ledger.DefaultNameRules(), now)
-	if err != nil {
-		return "", "", err
-	}
-	// Nothing is written that would not be read.
-	op, err := trust.ParseOperator(operator)
-	if err != nil {
-		return "", "", err
-	}
-	d, err := openFull(op, full, func() time.Time { return now })
-	if err != nil {
-		return "", "", err
-	}
-	return full, d.PublicToken, nil
-}
-
-func (w *writer) issuer(dir string, f *File, k *keys, region string, now time.Time) {
-	w.newCreds(filepath.Join(dir, AuthCreds), k, Auth, RoleIssuer, "issuer-"+region, region, now)
-	w.secret(filepath.Join(dir, ServiceFile), serviceFile("issuer", region))
-	for _, r := range f.Regions {
-		if r.Name.String() == region {
-			w.key(filepath.Join(dir, SealKeyFile), k.regions[r.Name])
-		}
-	}
-	for _, a := range accounts(f) {
-		for _, r := range a.roles {
-			if r.open {
-				w.key(filepath.Join(dir, "roles", a.name+"."+r.name+".nk"), k.roles[a.name+"."+r.name])
-			}
-		}
-	}
-}
-
 func serviceFile(service, region string) []byte {
 	return []byte("# What `provisioner run --config` of this file runs. All that it needs is in this folder.\n" +
 		"service: " + service + "\nregion: " + region + "\n")
-}
-
-// writer writes files until the first error.
-type writer struct{ err error }
-
-func (w *writer) secret(path string, data []byte) {
-	if w.err == nil {
-		w.err = keystore.WriteSecret(path, data)
-	}
-}
-
-func (w *writer) key(path string, k *keystore.Key) {
-	if w.err == nil {
-		w.err = keystore.Save(path, k)
-	}
-}
-
-func (w *writer) public(path string, data []byte) {
-	if w.err != nil {
-		return
-	}
-	// #nosec G301 G306 -- public/ is what everyone is given
-	if w.err = os.MkdirAll(filepath.Dir(path), 0o755); w.err == nil {
-		w.err = os.WriteFile(path, data, 0o644)
-	}
-}
-
-func (w *writer) newCreds(path string, k *keys, account, role, name, region string, now time.Time) {
-	if w.err != nil {
-		return
-	}
-	user, err := keystore.Generate(keystore.User)
-	if err != nil {
-		w.err = err
-		return
-	}
-	w.secret(path, w.creds(k, account, role, user, name, region, now, ServiceLife))
-}
-
-func (w *writer) creds(k *keys, account, role string, user *keystore.Key, name, region string, now time.Time, life time.Duration) []byte {
-	if w.err != nil {
-		return nil
-	}
-	token, err := serviceJWT(k.roles[account+"."+role], k.accounts[account].Public(), user.Public(), name, region, now, life)
-	if err == nil {
-		var data []byte
-		if data, err = credsFile(token, user); err == nil {
-			return data
-		}
-	}
-	w.err = err
-	return nil
 }
 
 // serviceJWT signs the user JWT of a service or a guest. A life of 0 is for

@@ -14,6 +14,7 @@ import (
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/keystore"
 	"github.com/herald-nats/herald/pkg/ledger"
+	"github.com/herald-nats/herald/pkg/platform/manifest"
 	"github.com/herald-nats/herald/pkg/trust"
 )
 
@@ -65,24 +66,24 @@ func (d Dir) Operator() string { return filepath.Join(string(d), "operator") }
 // Data is where the servers of `nscsetup up` store.
 func (d Dir) Data() string { return filepath.Join(string(d), "data") }
 
-func (d Dir) roleKey(account, role string) string {
-	return filepath.Join(d.Operator(), "roles", account+"."+role+".nk")
-}
-
 // Platform is a platform folder that was opened: what nscsetup works on.
 type Platform struct {
-	Dir      Dir
-	File     *File
+	Dir  Dir
+	File *manifest.File // what the operator describes; it may not be in force yet
+	// What follows is what this folder last put in force.
 	Operator *trust.Operator
 	Document *trust.Platform  // the public part of Full
 	Full     *ledger.Document // the platform document as a registrar puts it into the ledger
 	// FullToken is Full as it was signed.
 	FullToken string
-	Accounts  []string // the account JWTs, verified; SYS is the first
+
+	held []Held
+	now  func() time.Time
 }
 
 // Open reads a platform folder and verifies what is in it up to its operator.
-// A folder that is none is ErrNotPlatform; unreadable files keep their fs error.
+// A folder that is none is ErrNotPlatform; a platform file with mistakes is
+// manifest.ErrInvalid; unreadable files keep their fs error.
 func Open(dir string) (*Platform, error) { return open(dir, time.Now) }
 
 func open(dir string, now func() time.Time) (*Platform, error) {
@@ -94,31 +95,62 @@ func open(dir string, now func() time.Time) (*Platform, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the platform file: %w", err)
 	}
-	p := &Platform{Dir: d}
-	if p.File, err = Parse(data); err != nil {
-		return nil, fmt.Errorf("%s: %w: %w", d.File(), ErrInvalidFile, err)
+	// Parsing and verifying are the work of opening a large platform; they know nothing of
+	// each other.
+	file := make(chan error, 1)
+	p := &Platform{Dir: d, now: now}
+	go func() {
+		var err error
+		p.File, err = manifest.Parse(d.File(), data)
+		file <- err
+	}()
+	err = p.open()
+	if ferr := <-file; ferr != nil {
+		return nil, ferr
 	}
-	op, err := readPart(filepath.Join(d.Operator(), OperatorFile))
 	if err != nil {
 		return nil, err
 	}
+	if err := p.fixed(); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// fixed refuses what cannot be changed in a platform that there is: clients keep their
+// keys under its name, and the names that home decided are in home's bucket.
+func (p *Platform) fixed() error {
+	for _, f := range []struct{ key, have, was string }{
+		{"name", p.File.Name.String(), p.Document.Name},
+		{"home", p.File.Home.String(), p.Document.Home.String()},
+	} {
+		if f.have != f.was {
+			return fmt.Errorf("%s: %w: %s is %s, and cannot become %s", p.Dir.File(), manifest.ErrInvalid, f.key, f.was, f.have)
+		}
+	}
+	return nil
+}
+
+// open reads what the folder last put in force.
+func (p *Platform) open() error {
+	d := p.Dir
+	op, err := readPart(filepath.Join(d.Operator(), OperatorFile))
+	if err != nil {
+		return err
+	}
 	if p.Operator, err = trust.ParseOperator(op); err != nil {
-		return nil, fmt.Errorf("%s: %w: %w", d.Operator(), ErrNotPlatform, err)
+		return fmt.Errorf("%s: %w: %w", d.Operator(), ErrNotPlatform, err)
 	}
 	doc, err := readPart(filepath.Join(d.Operator(), FullFile))
 	if err != nil {
-		return nil, err
+		return err
 	}
 	p.FullToken = strings.TrimSpace(doc)
-	if p.Full, err = openFull(p.Operator, p.FullToken, now); err != nil {
-		return nil, fmt.Errorf("%s: %w: %w", d.Operator(), ErrNotPlatform, err)
+	if p.Full, err = openFull(p.Operator, p.FullToken, p.now); err != nil {
+		return fmt.Errorf("%s: %w: %w", d.Operator(), ErrNotPlatform, err)
 	}
 	p.Document = p.Full.Public
-	if err := p.agree(); err != nil {
-		return nil, err
-	}
-	p.Accounts, err = ReadAccounts(filepath.Join(d.Operator(), "accounts"), p.Operator)
-	return p, err
+	return p.readHeld()
 }
 
 // openFull verifies a platform document as every reader of the ledger does.
@@ -134,31 +166,6 @@ func openFull(op *trust.Operator, token string, now func() time.Time) (*ledger.D
 	return d, nil
 }
 
-// ErrInvalidFile is wrapped around what Parse found.
-var ErrInvalidFile = errors.New("the platform file is invalid")
-
-// agree holds the platform file against the signed document: clients believe
-// the document, so a change of addresses in the file alone would leave them
-// looking where nobody listens.
-func (p *Platform) agree() error {
-	differ := p.File.Name.String() != p.Document.Name || p.File.Home != p.Document.Home || len(p.File.Regions) != len(p.Document.Regions)
-	for _, r := range p.File.Regions {
-		dr, ok := p.Document.Region(r.Name)
-		urls := r.URLs()
-		differ = differ || !ok || len(dr.URLs) != len(urls)
-		if differ {
-			break
-		}
-		for i := range urls {
-			differ = differ || urls[i] != dr.URLs[i]
-		}
-	}
-	if differ {
-		return fmt.Errorf("%s: %w: name, home, regions and client addresses are those that init signed, and this version cannot change them later", p.Dir.File(), ErrInvalidFile)
-	}
-	return nil
-}
-
 func readPart(path string) (string, error) {
 	data, err := os.ReadFile(path) // #nosec G304 -- a fixed name in the folder that the user named
 	if errors.Is(err, fs.ErrNotExist) {
@@ -168,35 +175,6 @@ func readPart(path string) (string, error) {
 		return "", fmt.Errorf("reading a part of the platform: %w", err)
 	}
 	return string(data), nil
-}
-
-// ReadAccounts reads the account JWTs of a folder and verifies each up to the
-// operator; the system account is the first.
-func ReadAccounts(dir string, op *trust.Operator) ([]string, error) {
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return nil, fmt.Errorf("reading the accounts: %w", err)
-	}
-	var tokens []string
-	for _, e := range entries {
-		if filepath.Ext(e.Name()) != ".jwt" {
-			continue
-		}
-		token, err := readPart(filepath.Join(dir, e.Name()))
-		if err != nil {
-			return nil, err
-		}
-		c, err := op.VerifyAccount(token)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w: %w", e.Name(), ErrNotPlatform, err)
-		}
-		if c.Subject == op.System().String() {
-			tokens = append([]string{token}, tokens...)
-		} else {
-			tokens = append(tokens, token)
-		}
-	}
-	return tokens, nil
 }
 
 // credsFile is a creds file as every NATS client reads it.

@@ -45,7 +45,7 @@ func golden() map[string]rights {
 		},
 		"LEDGER/registrar": {
 			[]string{"_R_.>", "denials.{{tag(region)}}.>", "ledger.*.live.>", "peers.>"},
-			[]string{"auth.v1.admin.*", "peers.{{tag(region)}}.>", "peers.ALL.>", i},
+			[]string{"auth.v1.admin.*", "peers.{{tag(region)}}.>", "peers.ALL.>", "$SRV.>", i},
 			false,
 		},
 		"LEDGER/home": {[]string{"_R_.>", "$KV.decisions.>", read}, []string{"auth.v1.home.*", i}, false},
@@ -55,6 +55,16 @@ func golden() map[string]rights {
 			false,
 		},
 		"READERS/reader": {append(gets(), records()...), []string{"ledger.{{tag(region)}}.>", "records.>", i}, false},
+		"ADMIN/admin":    {[]string{"$SRV.>", "registrars.$SRV.>"}, []string{i}, false},
+		"SYS/setup": {
+			[]string{
+				"$SYS.REQ.CLAIMS.UPDATE", "$SYS.REQ.ACCOUNT.*.CLAIMS.LOOKUP", "$SYS.REQ.SERVER.PING", "$SYS.REQ.SERVER.PING.VARZ",
+				"$SYS.REQ.SERVER.PING.CONNZ", "$SYS.REQ.SERVER.PING.ROUTEZ", "$SYS.REQ.SERVER.PING.GATEWAYZ", "$SYS.REQ.SERVER.PING.JSZ",
+				"$SYS.REQ.SERVER.PING.ACCOUNTZ", "$SYS.REQ.SERVER.PING.HEALTHZ", "$SYS.REQ.SERVER.PING.STATSZ",
+			},
+			[]string{"$SYS.SERVER.*.STATSZ", i},
+			false,
+		},
 		"SYS/registrar": {
 			[]string{
 				"$SYS.REQ.CLAIMS.UPDATE", "$SYS.REQ.ACCOUNT.*.CLAIMS.LOOKUP", "$SYS.REQ.SERVER.PING", "$SYS.REQ.SERVER.*.ACCOUNTZ",
@@ -88,7 +98,7 @@ func sorted(s []string) []string {
 func accounts(t *testing.T, p *platform.Platform) map[string]*jwt.AccountClaims {
 	t.Helper()
 	out := map[string]*jwt.AccountClaims{}
-	for _, tok := range p.Accounts {
+	for _, tok := range tokens(t, p) {
 		c, err := p.Operator.VerifyAccount(tok)
 		if err != nil {
 			t.Fatal(err)
@@ -228,7 +238,7 @@ func TestAccounts(t *testing.T) {
 			if i.Type == jwt.Service && !i.Share {
 				t.Errorf("%s imports %s without share: the responder is not told who asks", name, i.Subject)
 			}
-			if i.LocalSubject != "" {
+			if renamed := name == "ADMIN" && names[i.Account] == "LEDGER"; renamed != (i.LocalSubject != "") {
 				t.Errorf("%s imports %s under another name", name, i.Subject)
 			}
 		}
@@ -241,6 +251,7 @@ func TestAccounts(t *testing.T) {
 			"LEDGER audit.*.* service", "LEDGER auth.v1.home.claim service", "LEDGER auth.v1.home.redeem service", "LEDGER ledger.> stream",
 		},
 		"READERS": {"LEDGER ledger.> stream", "LEDGER records.> stream"},
+		"ADMIN":   {"AUTH $SRV.> service", "LEDGER $SRV.> service"},
 	}
 	for _, get := range gets() {
 		want["AUTH"] = append(want["AUTH"], "LEDGER "+get+" service")
@@ -254,20 +265,21 @@ func TestAccounts(t *testing.T) {
 			t.Errorf("%s imports\n%s\nwant\n%s", name, strings.Join(imports[name], "\n"), strings.Join(want[name], "\n"))
 		}
 	}
-	for name, exports := range map[string]int{"SYS": 0, "GUEST": 0, "CHAT": 0, "AUTH": 3, "READERS": 0, "LEDGER": 11} {
+	for name, exports := range map[string]int{"SYS": 0, "GUEST": 0, "CHAT": 0, "ADMIN": 0, "AUTH": 4, "READERS": 0, "LEDGER": 12} {
 		if got := len(all[name].Exports); got != exports {
 			t.Errorf("%s has %d exports, want %d", name, got, exports)
 		}
 	}
-	// Each direct get may be answered by many, everything else by one; nobody's
-	// export is a wildcard over the streams.
+	// Each direct get, and discovery, may be answered by many, everything else by one;
+	// nobody's export is a wildcard over the streams.
 	for name, c := range all {
 		for _, e := range c.Exports {
 			get := strings.HasPrefix(string(e.Subject), "$JS.API.DIRECT.GET.")
-			if e.Type == jwt.Service && (e.ResponseType == jwt.ResponseTypeStream) != get {
+			discovery := string(e.Subject) == "$SRV.>"
+			if e.Type == jwt.Service && (e.ResponseType == jwt.ResponseTypeStream) != (get || discovery) {
 				t.Errorf("%s exports %s with response type %s", name, e.Subject, e.ResponseType)
 			}
-			if strings.HasPrefix(string(e.Subject), "$") && (!get || strings.ContainsAny(string(e.Subject), "*>")) {
+			if strings.HasPrefix(string(e.Subject), "$") && !discovery && (!get || strings.ContainsAny(string(e.Subject), "*>")) {
 				t.Errorf("%s exports %s", name, e.Subject)
 			}
 		}

@@ -39,6 +39,9 @@ type Config struct {
 	Self     ident.UserKey // the issuer's own nkey, named in answers
 	SealKey  *keystore.Key // the region key: answers are sealed in its name
 	RoleKeys RoleKeys
+	// MoreKeys looks for role keys again, where a platform document offers a role whose key
+	// is not there; nil looks nowhere.
+	MoreKeys func() (RoleKeys, error)
 	Ledger   *ledger.Projection // what is known; its document is put in force by Use
 	Names    Namer
 	Records  RecordTaker

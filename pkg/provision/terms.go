@@ -40,7 +40,7 @@ func (s *Service) Use(d *ledger.Document) {
 			if role.Name != o.Role {
 				continue
 			}
-			if key := s.RoleKeys[role.Key]; key != nil {
+			if key := s.roleKey(role.Key); key != nil {
 				keys = append(keys, issuer.RoleKey{Account: a.Name, AccountKey: a.Key, Role: role.Name, Key: key})
 			} else {
 				s.Log.Error("a role cannot be issued here: its key is not in this issuer's folder",
@@ -61,6 +61,21 @@ func (s *Service) Use(d *ledger.Document) {
 	t.issuer = issuer.New(keys...)
 	s.terms.Store(t)
 	s.Log.Info("the platform document is in force", "version", d.Public.Version.String())
+}
+
+// roleKey finds a role key, and looks again for one that came since the start. Who calls
+// it holds s.use.
+func (s *Service) roleKey(pub ident.AccountKey) *keystore.Key {
+	if key := s.RoleKeys[pub]; key != nil || s.MoreKeys == nil {
+		return key
+	}
+	more, err := s.MoreKeys()
+	if err != nil {
+		s.Log.Error("role keys cannot be read", "error", err)
+		return nil
+	}
+	s.RoleKeys = more
+	return more[pub]
 }
 
 // RoleKeys are the role keys that an issuer holds, by their public keys.

@@ -2,6 +2,7 @@ package provision_test
 
 import (
 	"encoding/json"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -166,6 +167,18 @@ func TestRoleWithoutKey(t *testing.T) {
 	if a, werr := b.issue(alice, nonce(2)); werr != nil || a.Role != label(platform.RoleMember) {
 		t.Errorf("%+v, %v", a, werr)
 	}
+	// It came meanwhile: the next document finds it, without a new start.
+	b.config.MoreKeys = func() (provision.RoleKeys, error) {
+		more := maps.Clone(b.config.RoleKeys)
+		more[key] = viewer
+		return more, nil
+	}
+	b.svc = provision.New(b.config)
+	b.svc.Use(d)
+	if a, werr := b.issue(alice, asViewer(4)); werr != nil || a.Role != label("viewer") {
+		t.Errorf("with a key that came later: %+v, %v", a, werr)
+	}
+	b.config.MoreKeys = nil
 	b.config.RoleKeys[key] = viewer
 	b.svc = provision.New(b.config)
 	b.svc.Use(d)

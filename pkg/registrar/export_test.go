@@ -1,5 +1,10 @@
 package registrar
 
+import (
+	"slices"
+	"time"
+)
+
 // What tests in other packages' names look at.
 const (
 	AskEvery   = askEvery
@@ -17,4 +22,26 @@ func (l *Limits) Sources() (issuers, hosts int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return len(l.issuers), len(l.hosts)
+}
+
+// SetPatience changes how long a resolver waits without any answer.
+func (r *Resolver) SetPatience(d time.Duration) { r.patience = d }
+
+// SettleFor is how long Settle waits.
+const SettleFor = settle
+
+// Peek reads who says to have signed a token, and when.
+func Peek(token []byte) (issuer string, issuedAt int64) { return peek(token) }
+
+// Stored is what one of some servers says of a push: which one it is (-1: none of them), and
+// why it refuses.
+func Stored(servers []Server, data []byte) (server int, refusal string) {
+	p := &pass{servers: servers, index: map[string]int{}, gone: make([]bool, len(servers))}
+	for i, s := range servers {
+		p.index[s.ID] = i
+	}
+	q := &request{it: &item{}, answered: make([]bool, len(servers))}
+	p.stored(q, data)
+	i := slices.Index(q.answered, true)
+	return i, q.it.missing[i]
 }

@@ -2,18 +2,33 @@ package registrar_test
 
 import (
 	"bytes"
+	"errors"
+	"fmt"
 	"log/slog"
+	"os"
 	"sync"
 	"testing"
 
 	"github.com/nats-io/nkeys"
 	"go.uber.org/goleak"
 
+	"github.com/herald-nats/herald/internal/uptest"
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/keystore"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	code := m.Run()
+	err := shared.close()
+	if code == 0 {
+		err = errors.Join(err, goleak.Find(uptest.LeftByServers()...))
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "FAIL:", err)
+		code = 1
+	}
+	os.Exit(code)
+}
 
 func must[T any](v T, err error) T {
 	if err != nil {

@@ -1,35 +1,57 @@
 package registrar
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/herald-nats/herald/internal/wait"
 	"github.com/herald-nats/herald/pkg/ident"
+	"github.com/herald-nats/herald/pkg/keystore"
 	"github.com/herald-nats/herald/pkg/subject"
 	"github.com/herald-nats/herald/pkg/trust"
 )
 
-// quiet is how long to wait for one more server to answer before taking the
-// round as complete: several times the longest round trip between regions.
-const quiet = 600 * time.Millisecond
-
-// Resolver brings account JWTs to the servers of all regions, and asks them
-// back, over a connection in SYS. It pushes nothing that does not verify up to
-// the operator: servers store what an unknown operator signed.
+// Resolver brings accounts to the servers of all regions over a connection in SYS, and
+// asks them back.
+//
+// A push reaches every server, the last one wins, and servers do not look at who signed
+// it. So whoever pushes agrees with the others on content, not on bytes: what it knows
+// is joined with every JWT of this platform that servers hold (trust.Join), and only
+// where a server does not hold the join is it pushed. Two that run side by side, each
+// with its own signing key, come to rest; and neither loses what the other brought.
 type Resolver struct {
-	nc *nats.Conn
-	op *trust.Operator
+	nc     *nats.Conn
+	op     *trust.Operator
+	signer *keystore.Key
+	now    func() time.Time
+
+	patience time.Duration
 }
 
-// NewResolver uses a connection in SYS with the rights of a registrar.
-func NewResolver(nc *nats.Conn, op *trust.Operator) *Resolver { return &Resolver{nc: nc, op: op} }
+// NewResolver uses a connection in SYS with the rights of a registrar. signer signs
+// joins that nobody has signed yet: an operator signing key, or nil, with which only
+// what is signed already can be pushed.
+func NewResolver(nc *nats.Conn, op *trust.Operator, signer *keystore.Key, now func() time.Time) *Resolver {
+	return &Resolver{nc: nc, op: op, signer: signer, now: now, patience: patience}
+}
+
+// Errors of what Converge finds.
+var (
+	// ErrBehind: servers do not hold what they should, or did not answer.
+	ErrBehind = errors.New("not on all servers")
+	// ErrUnsigned: the join is in no JWT, and there is no key to sign one.
+	ErrUnsigned = errors.New("nobody has signed this content, and there is no key to sign it with")
+)
 
 // Server is one server of the supercluster.
 type Server struct {
@@ -38,219 +60,262 @@ type Server struct {
 	Cluster string `json:"cluster"`
 }
 
-// Servers asks who is there: until want have answered, or no other has
-// answered for a while. want 0 is not knowing how many there are.
-func (r *Resolver) Servers(ctx context.Context, want int) ([]Server, error) {
+// Report is how servers stand to accounts.
+type Report struct {
+	// Servers are those that answered, by name.
+	Servers []Server
+	// Accounts has one for each account that was asked for, in that order.
+	Accounts []Standing
+	// Behind are servers that did not answer, or did not take what they were sent, by
+	// name. Servers do not say who they are when they are asked for an account, only when
+	// they are sent one: who is behind in a mere Survey is known if it is away altogether.
+	Behind []Behind
+}
+
+// Standing is how servers stand to one account.
+type Standing struct {
+	Account ident.AccountKey
+	Name    string
+	// Version is that of the base claims that should be in force.
+	Version uint64
+	// Token is the JWT that says all that should be in force; empty if there is none yet.
+	Token string
+	// InLine is how many servers hold that content, whoever signed it; Servers is how many
+	// there are.
+	InLine, Servers int
+	// Pushed is whether it was pushed.
+	Pushed bool
+	// Lacked is how many servers held no JWT of the account at first.
+	Lacked int
+	// Found are other JWTs that servers held at first and should not go on holding.
+	Found []Found
+	// Err wraps trust.ErrConflict, ErrUnsigned or nats.ErrMaxPayload if the account cannot
+	// be pushed.
+	Err error
+
+	opened []trust.AccountJWT
+}
+
+// Found is a JWT that servers held.
+type Found struct {
+	Servers  int    // that held it
+	Issuer   string // as it says itself; no key if it says none
+	IssuedAt int64  // seconds since 1970, as it says itself
+	Version  uint64 // of its base claims; 0 if it is foreign
+	// Foreign: it does not verify up to this platform's operator. Nothing that it says is
+	// believed.
+	Foreign bool
+}
+
+// Behind is a server that is behind.
+type Behind struct {
+	Server   string // its name
+	Accounts int    // that it does not hold, or did not say it does
+	Why      string
+}
+
+// Content is what should be in force of an account. It wraps trust.ErrConflict where
+// that cannot be told.
+func (s Standing) Content() (trust.Content, error) {
+	c, err := joined(s.opened)
+	if err == nil {
+		err = c.Conflict()
+	}
+	return c, err
+}
+
+// Err is nil if every server holds every account as it should. It wraps ErrBehind and
+// what is wrong with accounts.
+func (r Report) Err() error {
+	var errs []error
+	for _, s := range r.Accounts {
+		if s.Err != nil {
+			errs = append(errs, fmt.Errorf("account %s: %w", s.Name, s.Err))
+		}
+	}
+	for _, b := range r.Behind {
+		errs = append(errs, fmt.Errorf("%w: server %s, %d accounts: %s", ErrBehind, b.Server, b.Accounts, b.Why))
+	}
+	if len(errs) == 0 {
+		for _, s := range r.Accounts {
+			if s.InLine < s.Servers {
+				errs = append(errs, fmt.Errorf("account %s is held by %d of %d servers: %w", s.Name, s.InLine, s.Servers, ErrBehind))
+			}
+		}
+	}
+	const most = 20
+	if n := len(errs); n > most {
+		errs = append(errs[:most], fmt.Errorf("and %d more like these", n-most))
+	}
+	return errors.Join(errs...)
+}
+
+// InLine is how many accounts every server holds as it should.
+func (r Report) InLine() int {
+	n := 0
+	for _, s := range r.Accounts {
+		if s.Err == nil && s.InLine >= s.Servers {
+			n++
+		}
+	}
+	return n
+}
+
+// Pushed is how many accounts were pushed.
+func (r Report) Pushed() int {
+	n := 0
+	for _, s := range r.Accounts {
+		if s.Pushed {
+			n++
+		}
+	}
+	return n
+}
+
+const (
+	// quiet is how long to wait for one more server to answer a ping: several times the
+	// longest round trip between regions.
+	quiet = 600 * time.Millisecond
+	// missed is how long to wait for one that should be there.
+	missed = 3 * time.Second
+)
+
+// Servers asks who is there, and gives them by name: until those of the names given have
+// answered, or no other has for a while. Without names it waits that while in any case.
+func (r *Resolver) Servers(ctx context.Context, expected []string) ([]Server, error) {
+	inbox := r.nc.NewInbox()
+	sub, err := r.nc.SubscribeSync(inbox)
+	if err != nil {
+		return nil, fmt.Errorf("asking who is there: %w", err)
+	}
+	defer func() { _ = sub.Unsubscribe() }() // fails only if the connection is gone
+	if err := r.nc.PublishRequest(subject.ServerPing, inbox, nil); err != nil {
+		return nil, fmt.Errorf("asking who is there: %w", err)
+	}
+	patience := quiet
+	waiting := make(map[string]bool, len(expected))
+	for _, name := range expected {
+		waiting[name], patience = true, missed
+	}
 	var found []Server
-	err := r.gather(ctx, map[string]string{"ping": subject.ServerPing}, func(_ string, m *nats.Msg) (bool, error) {
+	for len(expected) == 0 || len(waiting) > 0 {
+		wctx, cancel := context.WithTimeout(ctx, patience)
+		m, err := sub.NextMsgWithContext(wctx)
+		cancel()
+		if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+			break
+		}
+		if err != nil {
+			return nil, fmt.Errorf("asking who is there: %w", err)
+		}
 		var v struct {
 			Server Server `json:"server"`
 		}
 		if err := json.Unmarshal(m.Data, &v); err != nil {
-			return false, fmt.Errorf("a server's answer to a ping cannot be read: %w", err)
+			return nil, fmt.Errorf("a server's answer to a ping cannot be read: %w", err)
 		}
 		if !slices.ContainsFunc(found, func(s Server) bool { return s.ID == v.Server.ID }) {
 			found = append(found, v.Server)
 		}
-		return want > 0 && len(found) >= want, nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("asking who is there: %w", err)
+		delete(waiting, v.Server.Name)
 	}
+	slices.SortFunc(found, func(a, b Server) int {
+		return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(a.ID, b.ID))
+	})
 	return found, nil
 }
 
-// Push sends account JWTs to every server and returns when each of servers has
-// stored each of them. Servers that did not are named in the error.
-func (r *Resolver) Push(ctx context.Context, accounts []string, servers []Server) error {
-	type missing map[string]string // server id → name
-	inbox := r.nc.NewInbox()
-	sub, err := r.nc.SubscribeSync(inbox + ".*")
+// Converge joins what the caller knows with what servers hold, and pushes to all of them
+// what some of them do not hold; what they hold then it asks of them again. known are
+// account JWTs, in any order, several of one account among them; servers hold other
+// accounts too, which it leaves alone. expected are the names of the servers that there
+// should be; nil is whoever answers a ping.
+//
+// Nothing is pushed that does not verify up to the operator, and what servers hold that
+// does not is replaced; a JWT among known that does not is an error before anything is
+// sent. Servers that are away, or refuse, are no error: what was done stays, and the
+// report names them. With an error, which is that ctx ended or the connection is gone, the
+// report has what was done until then.
+//
+// What another pushes between this one's look and its push is overwritten, and the other
+// has to see that. Settle waits to see it; Watcher does it all the time.
+func (r *Resolver) Converge(ctx context.Context, known, expected []string) (Report, error) {
+	rep, err := r.run(ctx, known, expected, true)
 	if err != nil {
-		return fmt.Errorf("pushing accounts: %w", err)
+		return rep, fmt.Errorf("bringing accounts to all servers: %w", err)
 	}
-	defer func() { _ = sub.Unsubscribe() }() // fails only if the connection is gone
+	return rep, nil
+}
 
-	waiting := make(map[string]missing, len(accounts))
-	for _, token := range accounts {
-		c, err := r.op.VerifyAccount(token)
-		if err != nil {
-			return fmt.Errorf("not pushed: %w", err)
-		}
-		m := missing{}
-		for _, s := range servers {
-			m[s.ID] = s.Name
-		}
-		waiting[c.Subject] = m
-		// All are sent before the first answer is awaited: thousands of
-		// accounts a second instead of one for each round trip.
-		if err := r.nc.PublishRequest(subject.ClaimsUpdate, inbox+"."+c.Subject, []byte(token)); err != nil {
-			return fmt.Errorf("pushing account %s: %w", c.Name, err)
-		}
+// Survey is Converge without pushing anything.
+func (r *Resolver) Survey(ctx context.Context, known, expected []string) (Report, error) {
+	rep, err := r.run(ctx, known, expected, false)
+	if err != nil {
+		return rep, fmt.Errorf("asking servers for accounts: %w", err)
 	}
-	left := len(accounts) * len(servers)
-	for left > 0 {
-		m, err := sub.NextMsgWithContext(ctx)
-		if err != nil {
-			names := map[string]bool{}
-			for _, w := range waiting {
-				for _, n := range w {
-					names[n] = true
-				}
+	return rep, nil
+}
+
+// settle is more than can lie between somebody's look at an account and the arrival of
+// what it then pushes: who was overwritten by that sees it after this time.
+const settle = 3 * time.Second
+
+// Settle is Converge for who does not stay to watch, and must not lose what it brought to
+// another that pushes at the same moment: it looks again until what it pushed has stayed.
+// The report is of all that it did.
+func (r *Resolver) Settle(ctx context.Context, known, expected []string) (Report, error) {
+	rep, err := r.Converge(ctx, known, expected)
+	known = slices.Clone(known)
+	for more := rep.Pushed() > 0; more && err == nil; {
+		for _, s := range rep.Accounts {
+			if s.Token != "" {
+				known = append(known, s.Token)
 			}
-			return fmt.Errorf("%d of %d answers are missing, from %s: %w", left, len(accounts)*len(servers), joinKeys(names), err)
 		}
-		var v struct {
-			Server Server `json:"server"`
-			Data   *struct {
-				Code int `json:"code"`
-			} `json:"data"`
-			Error *struct {
-				Description string `json:"description"`
-			} `json:"error"`
+		if err := wait.For(ctx, settle); err != nil {
+			return rep, fmt.Errorf("waiting whether pushed accounts stay: %w", err)
 		}
-		if err := json.Unmarshal(m.Data, &v); err != nil {
-			return fmt.Errorf("a server's answer to a push cannot be read: %w", err)
+		var next Report
+		if next, err = r.Converge(ctx, known, expected); err != nil {
+			break
 		}
-		account := m.Subject[strings.LastIndexByte(m.Subject, '.')+1:]
-		if v.Error != nil || v.Data == nil || v.Data.Code != 200 {
-			why := "no reason"
-			if v.Error != nil {
-				why = v.Error.Description
+		more = false
+		for i := range next.Accounts {
+			s, before := &next.Accounts[i], rep.Accounts[i]
+			more = more || len(s.Found) > 0 && s.Pushed
+			s.Pushed = s.Pushed || before.Pushed
+			s.Lacked, s.Found = before.Lacked, slices.Concat(before.Found, s.Found)
+		}
+		rep = next
+	}
+	return rep, err
+}
+
+// joined is what JWTs of one account say together.
+func joined(opened []trust.AccountJWT) (trust.Content, error) {
+	all := make([]trust.Content, len(opened))
+	for i, a := range opened {
+		var err error
+		if all[i], err = a.Content(); err != nil {
+			return trust.Content{}, err
+		}
+	}
+	if len(all) == 0 {
+		return trust.Content{}, errors.New("no account JWT")
+	}
+	return trust.Join(all[0], all[1:]...)
+}
+
+// spread calls f for 0 to n-1, on all processors: what costs is verifying.
+func spread(n int, f func(i int)) {
+	workers := min(n, runtime.GOMAXPROCS(0))
+	var work sync.WaitGroup
+	for w := range workers {
+		work.Go(func() {
+			for i := w; i < n; i += workers {
+				f(i)
 			}
-			return fmt.Errorf("server %s refused account %s: %s", v.Server.Name, account, why)
-		}
-		if _, ok := waiting[account][v.Server.ID]; ok {
-			delete(waiting[account], v.Server.ID)
-			left--
-		}
+		})
 	}
-	return nil
-}
-
-// Confirm asks every server for every account and returns when want servers
-// hold each JWT, byte for byte.
-func (r *Resolver) Confirm(ctx context.Context, accounts []string, want int) error {
-	held, err := r.held(ctx, accounts, want)
-	if err != nil {
-		return err
-	}
-	for _, h := range held {
-		if h.same < want {
-			return fmt.Errorf("account %s is held by %d of %d servers", h.name, h.same, want)
-		}
-	}
-	return nil
-}
-
-// holding is how servers stand to one account JWT.
-type holding struct {
-	token, name          string
-	same, lacking, other int // servers
-}
-
-// held asks all servers for accounts, all at once, until want servers have
-// answered for each, or it has been quiet.
-func (r *Resolver) held(ctx context.Context, accounts []string, want int) ([]*holding, error) {
-	all := make([]*holding, 0, len(accounts))
-	byKey := make(map[string]*holding, len(accounts))
-	subjects := make(map[string]string, len(accounts))
-	for _, token := range accounts {
-		c, err := r.op.VerifyAccount(token)
-		if err != nil {
-			return nil, err
-		}
-		key, err := ident.ParseAccountKey(c.Subject)
-		if err != nil {
-			return nil, fmt.Errorf("account %s: %w", c.Name, err)
-		}
-		h := &holding{token: token, name: c.Name}
-		all, byKey[c.Subject] = append(all, h), h
-		subjects[c.Subject] = subject.ClaimsLookup(key)
-	}
-	answers := 0
-	err := r.gather(ctx, subjects, func(tag string, m *nats.Msg) (bool, error) {
-		h := byKey[tag]
-		switch {
-		case h == nil:
-			return false, nil
-		case len(m.Data) == 0:
-			h.lacking++
-		case string(m.Data) == h.token:
-			h.same++
-		default:
-			h.other++
-		}
-		answers++
-		return want > 0 && answers >= want*len(accounts), nil
-	})
-	return all, err
-}
-
-// Repair pushes those accounts again that some of the servers do not have:
-// what a region needs that was made anew. It leaves an account alone where any
-// server holds another version of it: which one is right is not told by time,
-// and a push replaces newer ones. want is how many servers there should be, 0
-// if that is not known. It gives the names of what it pushed.
-func (r *Resolver) Repair(ctx context.Context, accounts []string, want int) ([]string, error) {
-	servers, err := r.Servers(ctx, want)
-	if err != nil {
-		return nil, err
-	}
-	held, err := r.held(ctx, accounts, len(servers))
-	if err != nil {
-		return nil, err
-	}
-	var push, names []string
-	for _, h := range held {
-		if h.lacking > 0 && h.other == 0 {
-			push, names = append(push, h.token), append(names, h.name)
-		}
-	}
-	if len(push) == 0 {
-		return nil, nil
-	}
-	return names, r.Push(ctx, push, servers)
-}
-
-// gather sends a request to each subject and takes the answers, each with the
-// tag of its request, until take says that it is enough or it has been quiet.
-func (r *Resolver) gather(ctx context.Context, subjects map[string]string, take func(tag string, m *nats.Msg) (enough bool, err error)) error {
-	inbox := r.nc.NewInbox()
-	sub, err := r.nc.SubscribeSync(inbox + ".*")
-	if err != nil {
-		return fmt.Errorf("subscribing for answers: %w", err)
-	}
-	defer func() { _ = sub.Unsubscribe() }() // fails only if the connection is gone
-	for tag, subj := range subjects {
-		if err := r.nc.PublishRequest(subj, inbox+"."+tag, nil); err != nil {
-			return fmt.Errorf("asking %s: %w", subj, err)
-		}
-	}
-	for {
-		wctx, cancel := context.WithTimeout(ctx, quiet)
-		m, err := sub.NextMsgWithContext(wctx)
-		cancel()
-		switch {
-		case ctx.Err() != nil:
-			return fmt.Errorf("waiting for the servers' answers: %w", ctx.Err())
-		case errors.Is(err, context.DeadlineExceeded):
-			return nil
-		case err != nil:
-			return fmt.Errorf("waiting for the servers' answers: %w", err)
-		}
-		enough, err := take(m.Subject[len(inbox)+1:], m)
-		if enough || err != nil {
-			return err
-		}
-	}
-}
-
-func joinKeys(m map[string]bool) string {
-	var s []string
-	for k := range m {
-		s = append(s, k)
-	}
-	slices.Sort(s)
-	return strings.Join(s, ", ")
+	work.Wait()
 }

@@ -3,35 +3,104 @@ package registrar
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/subject"
+	"github.com/herald-nats/herald/pkg/trust"
 )
 
-// settle is how long to wait after a new server's first sign of life before
-// asking it: servers of a region come up together.
-const settle = 300 * time.Millisecond
+// Watcher keeps accounts on all servers as they should be, for as long as it runs. It
+// looks at all of them at once, when a server appears that the last look did not reach,
+// and now and then; at those that changed, when they change; and once more at those that
+// it pushed, because another may have overwritten them at the same moment.
+type Watcher struct {
+	Resolver *Resolver
+	// Known gives the account JWTs that the registrar knows, in any order.
+	Known func() []string
+	// Changed says that Known gives others than before; one message may stand for many
+	// changes. nil: they never change.
+	Changed <-chan struct{}
+	// Spread gives numbers from 0 to 1, by which registrars do not all look at once.
+	Spread func() float64
+	Log    *slog.Logger
+	Now    func() time.Time
+	// Every is how often all accounts are looked at. 0: every minute, or less often where
+	// there are many.
+	Every time.Duration
 
-// repairWait bounds one repair.
-const repairWait = 10 * time.Second
+	mu    sync.Mutex
+	stats WatcherStats
 
-// Watch repairs what servers lack, at once and whenever a server appears that
-// was not there: one that comes back with an empty disk hears of accounts from
-// nobody else, since resolvers sync inside a cluster only. It returns when ctx
-// ends.
-func (r *Resolver) Watch(ctx context.Context, accounts []string, log *slog.Logger) error {
-	news := make(chan string, 256) // a server's id; when full, another stat follows in seconds
-	sub, err := r.nc.Subscribe(subject.ServerStats, func(m *nats.Msg) {
+	// Run's own.
+	reached  map[string]bool             // ids of servers that the last look at all accounts reached
+	seen     map[string]bool             // tokens that were looked at
+	again    []string                    // tokens that are looked at once more
+	inLine   map[ident.AccountKey]uint64 // base versions that all servers held
+	outside  map[ident.AccountKey]string // accounts out of line, and what was said of them
+	conflict map[ident.AccountKey]bool   // those of them that have a conflict
+	failures int                         // looks in a row that left somebody behind
+}
+
+// WatcherStats are what a Watcher tells of itself. What is counted is counted since the
+// start.
+type WatcherStats struct {
+	Looks       uint64 // at all accounts or at some
+	Failed      uint64 // looks that ended with an error
+	Pushed      uint64 // accounts that were pushed, each time
+	Overwritten uint64 // accounts that somebody had pushed over, of this platform, each time
+	Foreign     uint64 // JWTs on servers that are not believed, each time that one is found
+	OutOfLine   int    // accounts that some server did not hold as it should at the last look at them
+	Conflicts   int    // those of them that cannot be pushed because of trust.ErrConflict
+	Behind      int    // servers that did not answer the last look, or refused something
+	// InLine is when a look at all accounts last found each on every server, or brought it
+	// there. Zero: never.
+	InLine time.Time
+}
+
+// Stats gives them. It may be called by any goroutine.
+func (w *Watcher) Stats() WatcherStats {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.stats
+}
+
+const (
+	// appeared is how long to wait after a new server's first sign of life before asking
+	// it: servers of a region come up together.
+	appeared = 300 * time.Millisecond
+	// watchEvery is how often all accounts are looked at, up to watchMany of them. Beyond
+	// it is less often, in proportion: each look has every server send every account.
+	watchEvery = time.Minute
+	watchMany  = 1000
+	// watchRetry is when a look at all that left somebody behind is made again, and
+	// watchRetries how often in a row it is so soon.
+	watchRetry   = 5 * time.Second
+	watchRetries = 3
+	// watchBound bounds a look at up to watchMany accounts.
+	watchBound = 2 * time.Minute
+	// watchNames is how many accounts a line of the log names.
+	watchNames = 10
+)
+
+// Run watches until ctx ends.
+func (w *Watcher) Run(ctx context.Context) error {
+	servers := make(chan string, 256) // ids; when full, others follow in seconds
+	sub, err := w.Resolver.nc.Subscribe(subject.ServerStats, func(m *nats.Msg) {
 		var v struct {
 			Server Server `json:"server"`
 		}
 		if json.Unmarshal(m.Data, &v) == nil && v.Server.ID != "" {
 			select {
-			case news <- v.Server.ID:
+			case servers <- v.Server.ID:
 			default:
 			}
 		}
@@ -41,33 +110,221 @@ func (r *Resolver) Watch(ctx context.Context, accounts []string, log *slog.Logge
 	}
 	defer func() { _ = sub.Unsubscribe() }() // fails only if the connection is gone
 
-	known := map[string]bool{}
-	due := time.NewTimer(0) // the first look is now
-	defer due.Stop()
+	w.seen, w.reached = map[string]bool{}, map[string]bool{}
+	w.inLine, w.outside, w.conflict = map[ident.AccountKey]uint64{}, map[ident.AccountKey]string{}, map[ident.AccountKey]bool{}
+	all, some := time.NewTimer(0), time.NewTimer(settle)
+	defer all.Stop()
+	defer some.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case id := <-news:
-			if !known[id] {
-				known[id] = true
-				due.Reset(settle)
+		case id := <-servers:
+			if !w.reached[id] {
+				w.reached[id] = true // one look, not one for each sign of life
+				all.Reset(appeared + w.upTo(appeared))
 			}
-		case <-due.C:
-			r.repair(ctx, accounts, log, due)
+			continue
+		case <-w.Changed:
+			var tokens []string
+			for _, t := range w.Known() {
+				if !w.seen[t] {
+					tokens = append(tokens, t)
+				}
+			}
+			w.again = append(w.again, w.look(ctx, tokens, false)...)
+		case <-some.C:
+			tokens := w.again
+			w.again = w.look(ctx, tokens, false)
+		case <-all.C:
+			w.seen = map[string]bool{}
+			w.again = w.look(ctx, w.Known(), true)
+			all.Reset(w.next())
+		}
+		if len(w.again) > 0 {
+			some.Reset(settle * time.Duration(1+min(w.failures, 20)))
 		}
 	}
 }
 
-func (r *Resolver) repair(ctx context.Context, accounts []string, log *slog.Logger, due *time.Timer) {
-	ctx, cancel := context.WithTimeout(ctx, repairWait)
-	defer cancel()
-	pushed, err := r.Repair(ctx, accounts, 0)
-	switch {
-	case err != nil && ctx.Err() == nil:
-		log.Warn("some servers may lack accounts", "error", err)
-		due.Reset(repairWait)
-	case len(pushed) > 0:
-		log.Info("brought accounts to servers that lacked them", "accounts", pushed)
+func (w *Watcher) upTo(d time.Duration) time.Duration { return time.Duration(w.Spread() * float64(d)) }
+
+// next is when all accounts are looked at again.
+func (w *Watcher) next() time.Duration {
+	if 0 < w.failures && w.failures <= watchRetries {
+		return watchRetry + w.upTo(watchRetry)
 	}
+	every := w.Every
+	if every == 0 {
+		every = watchEvery * time.Duration(1+len(w.seen)/watchMany)
+	}
+	return every*3/4 + w.upTo(every/2)
+}
+
+// look converges accounts, notes what came of it, and gives what is to be looked at once
+// more.
+func (w *Watcher) look(ctx context.Context, tokens []string, all bool) (again []string) {
+	if len(tokens) == 0 {
+		return nil
+	}
+	old := make(map[string]bool, len(tokens))
+	for _, t := range tokens {
+		old[t], w.seen[t] = w.seen[t], true
+	}
+	bound, cancel := context.WithTimeout(ctx, watchBound*time.Duration(1+len(tokens)/watchMany))
+	defer cancel()
+	rep, err := w.Resolver.Converge(bound, tokens, nil)
+	if ctx.Err() != nil {
+		return nil // the service stops
+	}
+	if all {
+		w.reached = make(map[string]bool, len(rep.Servers))
+		for _, s := range rep.Servers {
+			w.reached[s.ID] = true
+		}
+	}
+	w.tell(rep, err)
+	w.note(rep, err, all)
+	if err != nil && !all {
+		return tokens
+	}
+	for _, s := range rep.Accounts {
+		// Who is behind and does not take it is left to the next look at all.
+		if s.Pushed && (len(s.Found) > 0 || !old[s.Token]) {
+			again = append(again, s.Token)
+		}
+		w.seen[s.Token] = true
+	}
+	return again
+}
+
+// tell says in the log what was found and done. Nothing is said where nothing was.
+func (w *Watcher) tell(rep Report, err error) {
+	if err != nil {
+		w.Log.Warn("servers may lack accounts", "error", err)
+	}
+	for _, b := range rep.Behind {
+		w.Log.Warn("a server does not hold all accounts as it should", "server", b.Server, "accounts", b.Accounts, "why", b.Why)
+	}
+	var brought, repaired, foreign list
+	for _, s := range rep.Accounts {
+		for _, f := range s.Found {
+			if f.Foreign {
+				foreign.add(s.Name, f.Issuer)
+			}
+		}
+		switch {
+		case !s.Pushed:
+		case w.overwritten(s):
+			for _, f := range s.Found {
+				repaired.add(s.Name, f.Issuer)
+			}
+		default:
+			brought.add(s.Name, "")
+		}
+		said := w.outside[s.Account]
+		switch {
+		case s.Err != nil && s.Err.Error() != said:
+			w.Log.Error("an account is not pushed", "account", s.Name, "version", s.Version, "error", s.Err)
+			w.outside[s.Account] = s.Err.Error()
+		case s.Err == nil && said != "":
+			w.Log.Info("an account can be pushed again", "account", s.Name, "version", s.Version)
+		}
+	}
+	if foreign.n > 0 {
+		w.Log.Error("servers held accounts that no key of this platform's operator signed; they are replaced", foreign.args()...)
+	}
+	if repaired.n > 0 {
+		w.Log.Warn("accounts had been pushed over; they are repaired", repaired.args()...)
+	}
+	if brought.n > 0 {
+		w.Log.Info("brought accounts to servers that lacked them or had an older version", brought.args()...)
+	}
+}
+
+// overwritten tells whether servers held all that should be in force of an account before,
+// and then less.
+func (w *Watcher) overwritten(s Standing) bool {
+	version, ok := w.inLine[s.Account]
+	return ok && version == s.Version && slices.ContainsFunc(s.Found, func(f Found) bool { return !f.Foreign })
+}
+
+func (w *Watcher) note(rep Report, err error, all bool) {
+	var overwritten, foreign uint64
+	if all {
+		asked := make(map[ident.AccountKey]bool, len(rep.Accounts))
+		for _, s := range rep.Accounts {
+			asked[s.Account] = true
+		}
+		maps.DeleteFunc(w.outside, func(a ident.AccountKey, _ string) bool { return !asked[a] })
+		maps.DeleteFunc(w.conflict, func(a ident.AccountKey, _ bool) bool { return !asked[a] })
+	}
+	for _, s := range rep.Accounts {
+		if w.overwritten(s) {
+			overwritten++
+		}
+		for _, f := range s.Found {
+			if f.Foreign {
+				foreign++
+			}
+		}
+		delete(w.conflict, s.Account)
+		if s.Err == nil && s.InLine >= s.Servers {
+			w.inLine[s.Account] = s.Version
+			delete(w.outside, s.Account)
+			continue
+		}
+		if s.Err == nil {
+			w.outside[s.Account] = ""
+		} else if errors.Is(s.Err, trust.ErrConflict) {
+			w.conflict[s.Account] = true
+		}
+	}
+	w.failures++
+	if err == nil && len(rep.Behind) == 0 {
+		w.failures = 0
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	s := &w.stats
+	s.Looks++
+	if err != nil {
+		s.Failed++
+	}
+	s.Pushed += uint64(rep.Pushed()) // #nosec G115 -- a number of accounts
+	s.Overwritten += overwritten
+	s.Foreign += foreign
+	s.OutOfLine, s.Conflicts, s.Behind = len(w.outside), len(w.conflict), len(rep.Behind)
+	if all && err == nil && rep.InLine() == len(rep.Accounts) {
+		s.InLine = w.Now()
+	}
+}
+
+// list is accounts for one line of the log, and who signed what was found of them.
+type list struct {
+	n      int
+	last   string
+	names  []string
+	issuer []string
+}
+
+// add takes an account; several times in a row is once.
+func (l *list) add(name, issuer string) {
+	if l.n == 0 || name != l.last {
+		l.n, l.last = l.n+1, name
+		if len(l.names) < watchNames {
+			l.names = append(l.names, name)
+		}
+	}
+	if issuer != "" && len(l.issuer) < watchNames && !slices.Contains(l.issuer, issuer) {
+		l.issuer = append(l.issuer, issuer)
+	}
+}
+
+func (l *list) args() []any {
+	args := []any{"accounts", l.names, "number", l.n}
+	if len(l.issuer) > 0 {
+		args = append(args, "signed_by", l.issuer)
+	}
+	return args
 }

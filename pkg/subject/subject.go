@@ -63,6 +63,8 @@ const (
 	DecisionsPrefix = "$KV.decisions."
 	// Decisions is what home's registrars may write.
 	Decisions = DecisionsPrefix + ">"
+	// Bases are the base claims of accounts among them.
+	Bases = DecisionsPrefix + "base.*"
 	// DecisionsRead asks the leader for an entry; its answers always have a body.
 	DecisionsRead = "$JS.API.STREAM.MSG.GET." + DecisionsStream
 	// DenialsAll are the denials of all regions.
@@ -144,6 +146,13 @@ const (
 	ServerKick      = "$SYS.REQ.SERVER.*.KICK"
 	ServerStats     = "$SYS.SERVER.*.STATSZ"
 )
+
+// ServerPingOf asks every server for one of its monitoring pages, such as VARZ.
+func ServerPingOf(page string) string { return ServerPing + "." + page }
+
+// RegistrarInfo is micro's discovery of registrars, as ADMIN sees it: the subject
+// itself is that of issuers there.
+const RegistrarInfo = "registrars." + ServiceInfo
 
 // ClaimsLookup asks every server for the JWT that it holds of one account.
 func ClaimsLookup(a ident.AccountKey) string {

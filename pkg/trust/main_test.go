@@ -99,7 +99,7 @@ func chainOf(t testing.TB, key func(keystore.Kind) *keystore.Key) *chain {
 		Accounts: []trust.Account{{Name: label(t, "CHAT"), Key: accKey(t, c.account), Roles: []trust.Role{
 			{Name: label(t, "member"), Key: accKey(t, c.role), Open: &trust.Lifetimes{Default: 3600, Longest: 43200}},
 		}}},
-		Chat: trust.Chat{Account: label(t, "CHAT"), Room: label(t, "KUBECON"), Channels: []ident.Label{label(t, "General")}},
+		Chat: trust.Chat{Account: label(t, "CHAT"), Rooms: []trust.Room{{Name: label(t, "KUBECON"), Channels: []ident.Label{label(t, "General")}}}},
 	}
 	return c
 }

@@ -101,9 +101,23 @@ type Lifetimes struct {
 
 // Chat says where the chat is.
 type Chat struct {
-	Account  ident.Label   `json:"account"`
-	Room     ident.Label   `json:"room"`
+	Account ident.Label `json:"account"`
+	Rooms   []Room      `json:"rooms"` // clients come into the first
+}
+
+// Room is a room of the chat.
+type Room struct {
+	Name     ident.Label   `json:"name"`
 	Channels []ident.Label `json:"channels"`
+}
+
+// Room finds a room by name; the zero name is the first's.
+func (c Chat) Room(name ident.Label) (Room, bool) {
+	i := slices.IndexFunc(c.Rooms, func(r Room) bool { return name.IsZero() || r.Name == name })
+	if i < 0 {
+		return Room{}, false
+	}
+	return c.Rooms[i], true
 }
 
 // Sign gives the document as a JWT.
@@ -117,11 +131,16 @@ func (o *Operator) OpenPlatform(token string) (*Platform, error) {
 	if err := openDocument(o, kindPlatform, o.key, strings.TrimSpace(token), &p); err != nil {
 		return nil, err
 	}
-	if p.Operator != o.key || p.Version.IsZero() || len(p.Regions) == 0 || len(p.Accounts) == 0 {
+	if p.Operator != o.key || p.Version.IsZero() || len(p.Regions) == 0 || len(p.Accounts) == 0 || len(p.Chat.Rooms) == 0 {
 		return nil, fmt.Errorf("a platform document out of shape")
 	}
 	if err := o.checkEpoch(p.Version.Epoch, p.EpochProof); err != nil {
 		return nil, err
+	}
+	for _, r := range p.Chat.Rooms {
+		if r.Name.IsZero() || len(r.Channels) == 0 || slices.ContainsFunc(r.Channels, ident.Label.IsZero) {
+			return nil, fmt.Errorf("room %q of the platform document is out of shape", r.Name)
+		}
 	}
 	for _, r := range p.Regions {
 		if err := wire.CheckURLs(r.URLs); err != nil {

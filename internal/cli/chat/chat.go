@@ -30,6 +30,7 @@ type globals struct {
 	server   string
 	creds    string
 	region   string
+	room     string
 	ttl      time.Duration
 	log      string
 	json     bool
@@ -51,8 +52,8 @@ of its own, asks the nearest issuer for a short-lived credential, and renews it;
 the nkey's seed stays on this machine.
 
 Exit codes are the same for all of Herald's programs: 0 done, 1 failed, 2 usage,
-3 folder or file, 4 exists, 5 unavailable, 6 refused, 7 this machine, 130
-interrupted.`,
+3 partly done, 4 exists, 5 unavailable, 6 refused, 7 this machine, 8 folder or
+file, 130 interrupted.`,
 		Example: `  chat join demo.herald          # once
   chat --name alice
   chat send '#General' 'hello'   # without a screen
@@ -67,6 +68,7 @@ interrupted.`,
 	p.StringVarP(&g.server, "server", "s", os.Getenv("NATS_URL"), "server `URLs`, comma-separated, instead of the platform's (NATS_URL)")
 	p.StringVar(&g.creds, "creds", os.Getenv("NATS_CREDS"), "use this creds `file` instead of asking for a credential (NATS_CREDS)")
 	p.StringVar(&g.region, "region", "", "the `region` to connect to first (default: the nearest)")
+	p.StringVar(&g.room, "room", "", "the `room` to come into (default: the platform's first)")
 	p.DurationVar(&g.ttl, "ttl", 0, "ask for a credential of this lifetime")
 	p.StringVar(&g.log, "log", "", "write a log to this `file`")
 	p.BoolVar(&g.json, "json", false, "write JSON to stdout, one object a line")
@@ -79,6 +81,7 @@ func rules() []cli.Rule {
 	const again = "is the platform up, and are you connected to it? try again, or another --region"
 	return []cli.Rule{
 		{Is: client.ErrContext, Code: cli.Config, Hint: "give the file that 'nscsetup context export' wrote, or a platform's public/ folder"},
+		{Is: client.ErrServer, Code: cli.Config, Hint: "ask the platform's operator for a new context file, and join with it: it says whose certificates are to be believed"},
 		{Is: client.ErrUnreachable, Code: cli.Unavailable, Hint: again},
 		{Is: trust.ErrExpired, Code: cli.Refused, Hint: "ask for a new credential: leave out --creds"},
 		{Is: trust.ErrUntrusted, Code: cli.Refused, Hint: "that credential or file is another platform's"},

@@ -14,6 +14,7 @@ import (
 
 	"github.com/herald-nats/herald/internal/cli"
 	"github.com/herald-nats/herald/internal/natsconn"
+	"github.com/herald-nats/herald/pkg/certs"
 	"github.com/herald-nats/herald/pkg/chat"
 	"github.com/herald-nats/herald/pkg/chat/bus"
 	"github.com/herald-nats/herald/pkg/client"
@@ -137,6 +138,9 @@ func (g *globals) withPlatform(ctx context.Context, r *room, region ident.Region
 	if _, ok := p.Document.Region(region); !region.IsZero() && !ok {
 		return unknownRegion(p, region)
 	}
+	if r.room, r.channels, err = g.pickRoom(p); err != nil {
+		return err
+	}
 	urls, err := g.urls()
 	if err != nil {
 		return err
@@ -183,7 +187,6 @@ func (g *globals) withPlatform(ctx context.Context, r *room, region ident.Region
 		return explain(err)
 	}
 	r.platform, r.conn, r.name, r.key = s.Platform, s.Conn, name, k.key
-	r.room, r.channels = p.Document.Chat.Room, p.Document.Chat.Channels
 	r.current, r.close = s.Credential, s.Close
 	return nil
 }
@@ -194,6 +197,26 @@ func unknownRegion(p *client.Platform, region ident.Region) error {
 		have = append(have, r.Name.String())
 	}
 	return cli.Errorf(cli.Usage, "its regions are "+strings.Join(have, ", "), "the platform has no region %s", region)
+}
+
+// pickRoom is the room that --room names, or the platform's first.
+func (g *globals) pickRoom(p *client.Platform) (ident.Label, []ident.Label, error) {
+	var want ident.Label
+	if g.room != "" {
+		var err error
+		if want, err = ident.ParseLabel(g.room); err != nil {
+			return want, nil, fmt.Errorf("--room: %w", err)
+		}
+	}
+	r, ok := p.Document.Chat.Room(want)
+	if !ok {
+		var have []string
+		for _, r := range p.Document.Chat.Rooms {
+			have = append(have, r.Name.String())
+		}
+		return want, nil, cli.Errorf(cli.Usage, "its rooms are "+strings.Join(have, ", "), "the platform has no room %s", g.room)
+	}
+	return r.Name, r.Channels, nil
 }
 
 func handleError(late *atomic.Pointer[bus.Bus]) func(*nats.Subscription, error) {
@@ -247,6 +270,9 @@ func (g *globals) withCreds(ctx context.Context, r *room, region ident.Region, l
 	}
 	r.log = closer
 	opts := natsconn.Options{URLs: urls, Name: r.name.String(), Credential: file, Log: log, OnError: handleError(late)}
+	if r.platform != nil {
+		opts.TLS = natsconn.TLSTrust(certs.NewBundle(r.platform().Authorities()...))
+	}
 	if claims.HasEmptyPermissions() {
 		// Of a role: its own inbox is the only one that it may read.
 		user, err := ident.ParseUserKey(claims.Subject)
@@ -259,6 +285,9 @@ func (g *globals) withCreds(ctx context.Context, r *room, region ident.Region, l
 	if err != nil {
 		if errors.Is(err, nats.ErrAuthorization) || errors.Is(err, nats.ErrAuthExpired) || errors.Is(err, nats.ErrAuthRevoked) {
 			return cli.Errorf(cli.Refused, "is it of this platform, and unexpired? leave out --creds to ask for a new one", "%s: the server refused the credential: %w", g.creds, err)
+		}
+		if errors.Is(err, natsconn.ErrTLS) {
+			return fmt.Errorf("%w: %w", client.ErrServer, err)
 		}
 		return fmt.Errorf("%w: %w", client.ErrUnreachable, err)
 	}
@@ -304,7 +333,9 @@ func (g *globals) credsPlatform(ctx context.Context, r *room, region ident.Regio
 		return nil, cli.Errorf(cli.Refused, "use creds of the platform "+p.Document.Name+", or leave out --creds", "%s: the credential is not one of this platform: %w", g.creds, err)
 	}
 	r.platform = func() *client.Platform { return p }
-	r.room, r.channels = p.Document.Chat.Room, p.Document.Chat.Channels
+	if r.room, r.channels, err = g.pickRoom(p); err != nil {
+		return nil, err
+	}
 	if len(urls) == 0 {
 		urls = p.Nearest(ctx, region)
 	}

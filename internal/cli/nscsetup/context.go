@@ -15,8 +15,12 @@ func newContext(g *globals) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "context",
 		Short: "What clients need to find the platform",
-		Args:  cobra.NoArgs,
-		RunE:  help,
+		Long: `A context is what a client is given of a platform: the operator, where the servers
+are, and the guest, who may ask for a credential and do nothing else. All of it is
+public. In the platform folder it is the folder public/.`,
+		Example: `  nscsetup context export --out demo.herald`,
+		Args:    cobra.NoArgs,
+		RunE:    help,
 	}
 	var out string
 	export := &cobra.Command{

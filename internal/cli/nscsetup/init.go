@@ -21,6 +21,7 @@ type initOptions struct {
 	home    string
 	nodes   int
 	port    int
+	tls     bool
 }
 
 func newInit(g *globals) *cobra.Command {
@@ -41,6 +42,7 @@ with their roles, and a folder for each party:
 Seeds are 0600 in 0700 folders. A folder that holds anything is refused and not
 changed.`,
 		Example: `  nscsetup init
+  nscsetup init --tls && nscsetup --dir herald up --tls
   nscsetup init acme --name acme --region ams --region sfo --region sgp --home sfo`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error { return runInit(cmd, g, o, args) },
@@ -50,6 +52,7 @@ changed.`,
 	f.StringSliceVar(&o.regions, "region", []string{"ams", "sfo", "sgp"}, "a `region`; repeat it for each")
 	f.StringVar(&o.home, "home", "", "the `region` that decides names (default: the first)")
 	f.IntVar(&o.nodes, "nodes", 3, "servers in each region, 3 or more")
+	f.BoolVar(&o.tls, "tls", false, "encrypt clients, routes and gateways, with certificate authorities of its own")
 	f.IntVar(&o.port, "port", 0, "first of a block of ports (default: a block that is free now)")
 	return c
 }
@@ -110,7 +113,11 @@ func runInit(cmd *cobra.Command, g *globals, o initOptions, args []string) error
 	} else if cmd.Flags().Changed("dir") {
 		dir = g.dir
 	}
-	p, err := platform.Init(cmd.Context(), dir, s, time.Now())
+	create := platform.Init
+	if o.tls {
+		create = platform.InitTLS
+	}
+	p, err := create(cmd.Context(), dir, s, time.Now())
 	if err != nil {
 		// In a folder that cannot be written the machine is not at fault, but
 		// the cause is told by the operating system either way.

@@ -17,16 +17,25 @@ func newLink(g *globals) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "link",
 		Short: "Cut and heal the links between the regions of a running platform",
-		Args:  cobra.NoArgs,
-		RunE:  help,
+		Long: `link works on the links between the regions of a platform that 'nscsetup up' runs, to
+see what still works without them. Nothing is lost by it: what was decided on one
+side of a cut reaches the other when it heals.`,
+		Example: `  nscsetup link cut ams sfo
+  nscsetup link list
+  nscsetup link heal ams sfo`,
+		Args: cobra.NoArgs,
+		RunE: help,
 	}
 	c.AddCommand(
 		&cobra.Command{
 			Use: "list", Short: "Show the links", Example: "  nscsetup link list", Args: cobra.NoArgs,
+			Long: "list shows the links between the regions of the platform that runs: whether each is up\nor cut, and how long a message takes there and back.",
 			RunE: func(cmd *cobra.Command, _ []string) error { return runLinks(cmd.Context(), g) },
 		},
-		control(g, up.OpCut, "cut REGION REGION", "Cut the link between two regions", "  nscsetup link cut ams sfo", 2),
-		control(g, up.OpHeal, "heal REGION REGION", "Heal the link between two regions", "  nscsetup link heal ams sfo", 2),
+		control(g, up.OpCut, "cut REGION REGION", "Cut the link between two regions", `cut takes the link between two regions away, both ways, until 'nscsetup link heal'.
+Other regions still reach both.`, "  nscsetup link cut ams sfo", 2),
+		control(g, up.OpHeal, "heal REGION REGION", "Heal the link between two regions", `heal gives two regions their link back. Messages cross again within a second; copies
+of the ledger catch up by themselves.`, "  nscsetup link heal ams sfo", 2),
 	)
 	return c
 }
@@ -35,19 +44,25 @@ func newRegion(g *globals) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "region",
 		Short: "Unplug regions of a running platform and plug them in again",
-		Args:  cobra.NoArgs,
-		RunE:  help,
+		Long: `region stops and starts all servers of a region of a platform that 'nscsetup up' runs,
+to see what still works without it. Its data stays.`,
+		Example: `  nscsetup region stop sfo
+  nscsetup region start sfo`,
+		Args: cobra.NoArgs,
+		RunE: help,
 	}
 	c.AddCommand(
-		control(g, up.OpStop, "stop REGION", "Stop all servers of a region", "  nscsetup region stop ams", 1),
-		control(g, up.OpStart, "start REGION", "Start them again, with their data", "  nscsetup region start ams", 1),
+		control(g, up.OpStop, "stop REGION", "Stop all servers of a region", `stop ends all servers of a region. Clients go to another region; while home is away,
+names and policy can be read and not changed.`, "  nscsetup region stop ams", 1),
+		control(g, up.OpStart, "start REGION", "Start them again, with their data", `start starts all servers of a region again, with what they stored. What happened
+meanwhile reaches it by itself.`, "  nscsetup region start ams", 1),
 	)
 	return c
 }
 
-func control(g *globals, op, use, short, example string, n int) *cobra.Command {
+func control(g *globals, op, use, short, long, example string, n int) *cobra.Command {
 	return &cobra.Command{
-		Use: use, Short: short, Example: example, Args: cobra.ExactArgs(n),
+		Use: use, Short: short, Long: long, Example: example, Args: cobra.ExactArgs(n),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			p, err := g.open()
 			if err != nil {

@@ -18,6 +18,7 @@ import (
 	"github.com/herald-nats/herald/pkg/keystore"
 	"github.com/herald-nats/herald/pkg/ledger"
 	"github.com/herald-nats/herald/pkg/platform"
+	"github.com/herald-nats/herald/pkg/platform/manifest"
 	"github.com/herald-nats/herald/pkg/trust"
 )
 
@@ -30,7 +31,11 @@ type globals struct {
 
 // Run executes one nscsetup command and gives the exit code.
 func Run(ctx context.Context, stdio cli.IO, args []string) int {
-	g := &globals{IO: stdio}
+	return cli.Run(ctx, newRoot(&globals{IO: stdio}), stdio, args, rules())
+}
+
+// newRoot makes the program's commands.
+func newRoot(g *globals) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "nscsetup",
 		Short: "Set up a Herald platform and run it",
@@ -39,15 +44,20 @@ and roles, and a folder for each party; and it runs the whole platform on one
 machine, with real servers in several regions.
 
 It works on the platform folder that it stands in, or on --dir. Exit codes are
-the same for all of Herald's programs: 0 done, 1 failed, 2 usage, 3 folder or
-file, 4 exists, 5 unavailable, 6 refused, 7 this machine, 130 interrupted.`,
+the same for all of Herald's programs: 0 done, 1 failed, 2 usage, 3 partly done,
+4 exists, 5 unavailable, 6 refused, 7 this machine, 8 folder or file,
+130 interrupted.`,
+		Example: `  nscsetup init demo --name demo
+  nscsetup --dir demo up`,
 		Args: cobra.NoArgs,
 		RunE: help,
 	}
 	root.PersistentFlags().StringVar(&g.dir, "dir", ".", "the platform folder")
 	root.PersistentFlags().BoolVar(&g.json, "json", false, "write JSON to stdout")
-	root.AddCommand(newInit(g), newUp(g), newContext(g), newLink(g), newRegion(g))
-	return cli.Run(ctx, root, stdio, args, rules())
+	root.AddCommand(newInit(g), newPlan(g), newApply(g), newStatus(g), newDoctor(g), newConfig(g), newTLS(g), newUp(g), newContext(g), newLink(g), newRegion(g))
+	root.AddCommand(newList(g), newDescribe(g), newAdd(g), newCan(g), newSchema(g), newDocs(g), newCompletion(g), newVersion(g), newNSC(g))
+	complete(root, g) // the last: it goes through all commands
+	return root
 }
 
 // help is what a command does that only has commands below it. Without it cobra
@@ -56,9 +66,9 @@ func help(c *cobra.Command, _ []string) error { return c.Help() }
 
 func rules() []cli.Rule {
 	const folder = "stand in a folder that 'nscsetup init' made, or name it with --dir"
-	return []cli.Rule{
+	return append(tlsRules(), []cli.Rule{
 		{Is: platform.ErrExists, Code: cli.Exists, Hint: "choose a folder that is empty or does not exist; nothing was changed"},
-		{Is: platform.ErrInvalidFile, Code: cli.Config, Hint: "correct platform.yaml at the line that is named"},
+		{Is: manifest.ErrInvalid, Code: cli.Config, Hint: "correct platform.yaml at the line that is named"},
 		{Is: platform.ErrNoPorts, Code: cli.Resource, Hint: "choose the first of a block of free ports with --port"},
 		{Is: up.ErrRunning, Code: cli.Resource, Hint: "another 'nscsetup up' runs it: use that one, or end it first"},
 		{Is: ledger.ErrLost, Code: cli.Failed, Hint: "bring home's bucket back from a backup of its server's disks, or from a mirror; an empty one would give names a second time"},
@@ -70,7 +80,7 @@ func rules() []cli.Rule {
 		{Is: service.ErrConfig, Code: cli.Config, Hint: "restore the folder, or make a new platform with 'nscsetup init'"},
 		{Is: keystore.ErrExposed, Code: cli.Config, Hint: "make it yours alone with chmod 600, and replace the key if others could have read it"},
 		{Is: keystore.ErrKind, Code: cli.Config, Hint: "restore the file from a backup of the platform folder"},
-	}
+	}...)
 }
 
 // open opens the platform folder that the command works on.
@@ -79,6 +89,19 @@ func (g *globals) open() (*platform.Platform, error) {
 	if errors.Is(err, os.ErrPermission) {
 		// Here a folder of somebody else is the cause, not this machine.
 		return nil, cli.Errorf(cli.Config, "run it as the user who owns the platform folder, or name your own with --dir", "%w", err)
+	}
+	var problems manifest.Problems
+	if errors.As(err, &problems) && len(problems) > 1 {
+		// All of them, so that one round of corrections does.
+		for _, problem := range problems {
+			if perr := cli.Print(g.Err, "%s\n    %s\n", cli.Line(problem.String()), cli.Line(problem.Hint)); perr != nil {
+				return nil, perr
+			}
+		}
+		return nil, cli.Errorf(cli.Config, "correct it at the lines above", "%s has %d problems: %w", platform.Dir(g.dir).File(), len(problems), manifest.ErrInvalid)
+	}
+	if len(problems) == 1 {
+		return nil, cli.Errorf(cli.Config, problems[0].Hint, "%w", err)
 	}
 	return p, err
 }

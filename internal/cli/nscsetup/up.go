@@ -28,6 +28,7 @@ type upOptions struct {
 	wan      bool
 	services string
 	log      string
+	tls      bool
 }
 
 func newUp(g *globals) *cobra.Command {
@@ -45,6 +46,7 @@ The links between regions can be slowed to real round trips (--wan) and cut:
 see 'nscsetup link' and 'nscsetup region'.`,
 		Example: `  nscsetup up
   nscsetup up --wan
+  nscsetup up --tls               # after 'nscsetup init --tls'
   nscsetup up --services none     # and run 'provisioner run' yourself`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -58,6 +60,7 @@ see 'nscsetup link' and 'nscsetup region'.`,
 	f.IntVar(&o.nodes, "nodes", 0, "run only the first `n` servers of each region, 3 or more (default: all)")
 	f.BoolVar(&o.wan, "wan", false, "slow the links between regions to real round trips")
 	f.StringVar(&o.services, "services", "all", "all, or none to run them as processes of your own")
+	f.BoolVar(&o.tls, "tls", false, "only with TLS for clients, routes and gateways (as platform.yaml has it)")
 	f.StringVar(&o.log, "log", "", "the log `file` (default: data/up.log in the platform folder)")
 	return c
 }
@@ -69,6 +72,11 @@ func runUp(ctx context.Context, g *globals, o upOptions) error {
 	p, err := g.open()
 	if err != nil {
 		return err
+	}
+	if o.tls {
+		if err := insistTLS(p); err != nil {
+			return err
+		}
 	}
 	for _, r := range p.File.Regions {
 		if o.nodes != 0 && (o.nodes < platform.MinNodes || o.nodes > len(r.Nodes)) {
@@ -155,7 +163,7 @@ type readyReport struct {
 
 func (g *globals) printReady(u *up.Up, o upOptions) error {
 	r := readyReport{
-		Event: "ready", Dir: absolute(g.dir), Servers: len(u.Cluster.Servers()), Accounts: len(u.Platform.Accounts),
+		Event: "ready", Dir: absolute(g.dir), Servers: len(u.Cluster.Servers()), Accounts: len(u.Platform.Held()),
 		TookMS: u.Took.Milliseconds(), Log: o.log,
 	}
 	for _, region := range u.Platform.File.Regions {

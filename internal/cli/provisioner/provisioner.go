@@ -42,8 +42,8 @@ func Run(ctx context.Context, stdio cli.IO, args []string) int {
 init' made, and shares nothing with the others but NATS.
 
 Exit codes are the same for all of Herald's programs: 0 done, 1 failed, 2 usage,
-3 folder or file, 4 exists, 5 unavailable, 6 refused, 7 this machine, 130
-interrupted.`,
+3 partly done, 4 exists, 5 unavailable, 6 refused, 7 this machine, 8 folder or
+file, 130 interrupted.`,
 		Args: cobra.NoArgs,
 		// Without it cobra shows the help for a mistyped command as well, and
 		// calls that a success.

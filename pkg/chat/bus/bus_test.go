@@ -54,10 +54,15 @@ func rooms() []ident.Label {
 
 func newPlatform(t *testing.T) *platform {
 	t.Helper()
-	op, sys, acc := must(nkeys.CreateOperator()), must(nkeys.CreateAccount()), must(nkeys.CreateAccount())
+	op, signer := must(nkeys.CreateOperator()), must(nkeys.CreateOperator())
+	sys, pusher, acc := must(nkeys.CreateAccount()), must(nkeys.CreateAccount()), must(nkeys.CreateAccount())
 	oc := jwt.NewOperatorClaims(must(op.PublicKey()))
-	oc.SystemAccount = must(sys.PublicKey())
+	oc.SystemAccount, oc.StrictSigningKeyUsage = must(sys.PublicKey()), true
+	oc.SigningKeys.Add(must(signer.PublicKey()))
 	sc := jwt.NewAccountClaims(oc.SystemAccount)
+	pushes := jwt.NewUserScope()
+	pushes.Key = must(pusher.PublicKey())
+	sc.SigningKeys.AddScopedSigner(pushes)
 	p := &platform{account: must(acc.PublicKey()), roles: map[string]nkeys.KeyPair{}, region: must(ident.ParseRegion("ams"))}
 	ac := jwt.NewAccountClaims(p.account)
 	for _, role := range []string{"member", "mute"} {
@@ -80,7 +85,7 @@ func newPlatform(t *testing.T) *platform {
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	p.servers = must(supercluster.Start(ctx, supercluster.Config{
-		Dir: t.TempDir(), Operator: must(oc.Encode(op)), SystemAccount: must(sc.Encode(op)),
+		Dir: t.TempDir(), Operator: must(oc.Encode(op)), SystemAccount: must(sc.Encode(signer)),
 		Regions: []supercluster.Region{{Name: p.region, Nodes: []supercluster.Node{{Name: "ams-1", Client: free}}}},
 	}))
 	t.Cleanup(func() {
@@ -91,9 +96,9 @@ func newPlatform(t *testing.T) *platform {
 		}
 	})
 
-	nc := must(nats.Connect(p.url(), creds(must(nkeys.CreateUser()), "", sys, "")))
+	nc := must(nats.Connect(p.url(), creds(must(nkeys.CreateUser()), "", pusher, oc.SystemAccount)))
 	defer nc.Close()
-	answer := must(nc.RequestWithContext(ctx, subject.ClaimsUpdate, []byte(must(ac.Encode(op)))))
+	answer := must(nc.RequestWithContext(ctx, subject.ClaimsUpdate, []byte(must(ac.Encode(signer)))))
 	if !strings.Contains(string(answer.Data), `"code":200`) {
 		t.Fatalf("pushing the account: %s", answer.Data)
 	}
@@ -105,9 +110,7 @@ func (p *platform) url() string { return strings.Join(p.servers.URLs(p.region), 
 func userJWT(kp nkeys.KeyPair, as string, signer nkeys.KeyPair, account string) string {
 	uc := jwt.NewUserClaims(must(kp.PublicKey()))
 	uc.Name, uc.IssuerAccount = as, account
-	if account != "" {
-		uc.UserPermissionLimits = jwt.UserPermissionLimits{}
-	}
+	uc.UserPermissionLimits = jwt.UserPermissionLimits{}
 	return must(uc.Encode(signer))
 }
 

@@ -37,6 +37,11 @@ func MirrorSource(nc *nats.Conn, r ident.Region) *Source {
 	return &Source{nc, subject.DirectGet(subject.MirrorStream(r)), subject.Decisions, decisionKey}
 }
 
+// BasesSource reads the base claims of accounts from a region's mirror.
+func BasesSource(nc *nats.Conn, r ident.Region) *Source {
+	return &Source{nc, subject.DirectGet(subject.MirrorStream(r)), subject.Bases, decisionKey}
+}
+
 // DenialsSource reads what a region has of all regions' denials.
 func DenialsSource(nc *nats.Conn, r ident.Region) *Source {
 	return &Source{nc, subject.DirectGet(subject.DenialsStream(r)), subject.DenialsAll, denialKey}

@@ -63,9 +63,10 @@ func (d *Decisions) message(ctx context.Context, r request) (message, error) {
 	var answer struct {
 		Error   *jetstream.APIError `json:"error"`
 		Message struct {
-			Subject string `json:"subject"`
-			Seq     uint64 `json:"seq"`
-			Data    []byte `json:"data"`
+			Subject string    `json:"subject"`
+			Seq     uint64    `json:"seq"`
+			Data    []byte    `json:"data"`
+			Time    time.Time `json:"time"`
 		} `json:"message"`
 	}
 	switch err := json.Unmarshal(msg.Data, &answer); {
@@ -78,29 +79,54 @@ func (d *Decisions) message(ctx context.Context, r request) (message, error) {
 	case answer.Message.Seq == 0:
 		return message{}, fmt.Errorf("%w: an answer that is no entry", ledger.ErrUnavailable)
 	}
-	return message{subject: answer.Message.Subject, seq: answer.Message.Seq, data: string(answer.Message.Data)}, nil
+	return message{subject: answer.Message.Subject, seq: answer.Message.Seq, data: string(answer.Message.Data), at: answer.Message.Time}, nil
 }
 
 var _ ledger.Source = (*Decisions)(nil)
 
 // Last implements ledger.Source, as the leader has it.
 func (d *Decisions) Last(ctx context.Context) (uint64, error) {
+	m, err := d.end(ctx, request{LastFor: subject.Decisions})
+	return m.Seq, err
+}
+
+// end asks the leader for one end of something; zero if there is nothing.
+func (d *Decisions) end(ctx context.Context, r request) (ledger.Mark, error) {
 	ctx, cancel := context.WithTimeout(ctx, answerWait)
 	defer cancel()
-	m, err := d.message(ctx, request{LastFor: subject.Decisions})
+	m, err := d.message(ctx, r)
 	if errors.Is(err, errNone) {
-		return 0, nil
+		return ledger.Mark{}, nil
 	}
-	return m.seq, err
+	return ledger.Mark{Seq: m.seq, At: m.at}, err
 }
 
 // Read implements ledger.Source, as the leader has it: one message for each request, so
 // it is for little.
 func (d *Decisions) Read(ctx context.Context, after uint64, limit int) ([]ledger.Stored, error) {
+	return d.read(ctx, subject.Decisions, after, limit)
+}
+
+// BaseEnds are the oldest and the newest base claims of accounts, as the leader has them;
+// zero if there are none.
+func (d *Decisions) BaseEnds(ctx context.Context) (first, last ledger.Mark, err error) {
+	if first, err = d.end(ctx, request{Seq: 1, NextFor: subject.Bases}); err != nil {
+		return first, last, err
+	}
+	last, err = d.end(ctx, request{LastFor: subject.Bases})
+	return first, last, err
+}
+
+// ReadBases is Read for base claims of accounts alone.
+func (d *Decisions) ReadBases(ctx context.Context, after uint64, limit int) ([]ledger.Stored, error) {
+	return d.read(ctx, subject.Bases, after, limit)
+}
+
+func (d *Decisions) read(ctx context.Context, filter string, after uint64, limit int) ([]ledger.Stored, error) {
 	var out []ledger.Stored
 	for len(out) < limit {
 		one, cancel := context.WithTimeout(ctx, answerWait)
-		m, err := d.message(one, request{Seq: after + 1, NextFor: subject.Decisions})
+		m, err := d.message(one, request{Seq: after + 1, NextFor: filter})
 		cancel()
 		if errors.Is(err, errNone) || err != nil && len(out) > 0 {
 			break

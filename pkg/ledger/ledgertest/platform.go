@@ -153,7 +153,7 @@ func (p *Platform) Public(t testing.TB, epoch, number uint32) *trust.Platform {
 			Name: Label(t, "CHAT"), Key: p.Account(t, "CHAT"),
 			Roles: []trust.Role{{Name: Label(t, "member"), Key: p.Account(t, "CHAT/member")}},
 		}},
-		Chat: trust.Chat{Account: Label(t, "CHAT"), Room: Label(t, "KUBECON"), Channels: []ident.Label{Label(t, "General")}},
+		Chat: trust.Chat{Account: Label(t, "CHAT"), Rooms: []trust.Room{{Name: Label(t, "KUBECON"), Channels: []ident.Label{Label(t, "General")}}}},
 	}
 }
 

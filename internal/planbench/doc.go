@@ -1,0 +1,3 @@
+// Package planbench measures the set-up tool on a platform of ten thousand accounts. It
+// has benchmarks only.
+package planbench

@@ -1,0 +1,381 @@
+// Package claims makes what NATS enforces of what an operator describes: a manifest's
+// accounts become account claims, its grants the policy, and the rest the public part of
+// the platform document. It is pure: keys come in by their public half, nothing is signed
+// here, and equal descriptions give equal claims.
+package claims
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/jwt/v2"
+
+	"github.com/herald-nats/herald/pkg/ident"
+	"github.com/herald-nats/herald/pkg/ledger"
+	"github.com/herald-nats/herald/pkg/platform/manifest"
+	"github.com/herald-nats/herald/pkg/policy"
+	"github.com/herald-nats/herald/pkg/trust"
+)
+
+// Keys are the public keys of a platform.
+type Keys struct {
+	// Accounts are by name.
+	Accounts map[ident.Label]ident.AccountKey
+	// Roles are by account and role. Their keys are account nkeys.
+	Roles map[manifest.RoleRef]ident.AccountKey
+	// Regions are the region keys.
+	Regions map[ident.Region]ident.SealKey
+}
+
+// ErrNoKey is wrapped where a key is missing.
+var ErrNoKey = errors.New("no key")
+
+// Compiler makes claims of a manifest.
+type Compiler struct {
+	file *manifest.File
+	all  []manifest.Account
+	keys Keys
+}
+
+// New prepares to make the claims of a file that was checked.
+func New(f *manifest.File, keys Keys) *Compiler {
+	return &Compiler{file: f, all: f.AllAccounts(), keys: keys}
+}
+
+// Accounts are all accounts, Herald's own first.
+func (c *Compiler) Accounts() []manifest.Account { return c.all }
+
+// Account gives the base claims of an account: all but who signs, when, and revocations.
+// version is the version of the base claims, which becomes a tag.
+func (c *Compiler) Account(a manifest.Account, version uint64) (*jwt.AccountClaims, error) {
+	key, ok := c.keys.Accounts[a.Name]
+	if !ok {
+		return nil, fmt.Errorf("account %s: %w", a.Name, ErrNoKey)
+	}
+	out := jwt.NewAccountClaims(key.String())
+	out.Name = a.Name.String()
+	out.Description, out.InfoURL = a.Description, a.InfoURL
+	out.Tags.Add(trust.TagBase + strconv.FormatUint(version, 10))
+	out.Tags.Add(a.Tags...)
+	out.Limits = limits(a)
+	for _, r := range a.Roles {
+		scope, err := c.scope(a, r)
+		if err != nil {
+			return nil, err
+		}
+		out.SigningKeys.AddScopedSigner(scope)
+	}
+	for _, e := range a.Exports {
+		out.Exports.Add(export(e))
+	}
+	for _, i := range a.Imports {
+		imp, err := c.imported(key, i)
+		if err != nil {
+			return nil, fmt.Errorf("account %s: %w", a.Name, err)
+		}
+		out.Imports.Add(imp)
+	}
+	for _, m := range a.Mappings {
+		to := make([]jwt.WeightedMapping, 0, len(m.To))
+		for _, t := range m.To {
+			to = append(to, jwt.WeightedMapping{Subject: jwt.Subject(t.Subject), Weight: uint8(t.Weight), Cluster: t.Cluster}) // #nosec G115 -- checked: at most 100
+		}
+		out.AddMapping(jwt.Subject(m.Subject), to...)
+	}
+	if t := a.Trace; t != nil {
+		out.Trace = &jwt.MsgTrace{Destination: jwt.Subject(t.Subject), Sampling: int(sampling(t))}
+	}
+	out.ClusterTraffic = jwt.ClusterTraffic(a.ClusterTraffic)
+	if a.Callout != nil {
+		if err := c.callout(&out.Authorization, a.Callout); err != nil {
+			return nil, fmt.Errorf("account %s: %w", a.Name, err)
+		}
+	}
+	var vr jwt.ValidationResults
+	out.Validate(&vr)
+	if errs := vr.Errors(); len(errs) > 0 {
+		return nil, fmt.Errorf("account %s: %w", a.Name, errors.Join(errs...))
+	}
+	return out, nil
+}
+
+// Closed gives the base claims of an account that is no more. An account is not deleted:
+// a server that missed it would bring the account back. A closed one has no roles and
+// takes no connections, and like any other change it reaches the servers that were away.
+func Closed(name ident.Label, key ident.AccountKey, version uint64) *jwt.AccountClaims {
+	out := jwt.NewAccountClaims(key.String())
+	out.Name = name.String()
+	out.Tags.Add(trust.TagBase+strconv.FormatUint(version, 10), TagClosed)
+	out.Limits = jwt.OperatorLimits{} // none of anything
+	out.Limits.DisallowBearer = true
+	return out
+}
+
+// TagClosed is the tag of an account that is no more.
+const TagClosed = "closed"
+
+// IsClosed tells whether claims are those of an account that is no more.
+func IsClosed(c *jwt.AccountClaims) bool { return slices.Contains(c.Tags, TagClosed) }
+
+func limits(a manifest.Account) jwt.OperatorLimits {
+	l := a.Limits
+	out := jwt.OperatorLimits{
+		NatsLimits: jwt.NatsLimits{Subs: or(l.Subscriptions, jwt.NoLimit), Data: or(l.Data, jwt.NoLimit), Payload: or(l.Payload, jwt.NoLimit)},
+		AccountLimits: jwt.AccountLimits{
+			Imports: or(l.Imports, jwt.NoLimit), Exports: or(l.Exports, jwt.NoLimit), WildcardExports: l.WildcardExports == nil || *l.WildcardExports,
+			DisallowBearer: !l.Bearers, Conn: or(l.Connections, jwt.NoLimit), LeafNodeConn: or(l.Leafnodes, 0),
+		},
+	}
+	js := a.JetStream
+	switch {
+	case js == nil:
+	case len(js.Tiers) > 0:
+		out.JetStreamTieredLimits = jwt.JetStreamTieredLimits{}
+		for name, s := range js.Tiers {
+			out.JetStreamTieredLimits[name] = store(s)
+		}
+	default:
+		out.JetStreamLimits = store(js.StoreLimits)
+	}
+	return out
+}
+
+func store(s manifest.StoreLimits) jwt.JetStreamLimits {
+	return jwt.JetStreamLimits{
+		MemoryStorage: or(s.Memory, jwt.NoLimit), DiskStorage: or(s.Disk, jwt.NoLimit),
+		Streams: or(s.Streams, jwt.NoLimit), Consumer: or(s.Consumers, jwt.NoLimit),
+		MaxAckPending: or(s.AckPending, jwt.NoLimit), MemoryMaxStreamBytes: or(s.MemoryStream, jwt.NoLimit),
+		DiskMaxStreamBytes: or(s.DiskStream, jwt.NoLimit), MaxBytesRequired: s.BytesRequired,
+	}
+}
+
+// or is what v points to, or what holds where it was left out.
+func or[T ~int64](v *T, otherwise int64) int64 {
+	if v == nil {
+		return otherwise
+	}
+	return int64(*v)
+}
+
+// scope is a role as its scoped signing key.
+func (c *Compiler) scope(a manifest.Account, r manifest.Role) (*jwt.UserScope, error) {
+	ref := manifest.RoleRef{Account: a.Name, Role: r.Name}
+	key, ok := c.keys.Roles[ref]
+	if !ok {
+		return nil, fmt.Errorf("role %s: %w", ref, ErrNoKey)
+	}
+	s := jwt.NewUserScope()
+	s.Key, s.Role, s.Description, s.Template = key.String(), r.Name.String(), r.Description, Template(r)
+	return s, nil
+}
+
+// Template is what users under a role may do.
+func Template(r manifest.Role) jwt.UserPermissionLimits {
+	var t jwt.UserPermissionLimits
+	subs, payload := int64(jwt.NoLimit), int64(jwt.NoLimit)
+	if r.Public {
+		subs, payload = manifest.PublicSubs, manifest.PublicPayload
+	}
+	t.NatsLimits = jwt.NatsLimits{Subs: or(r.Subscriptions, subs), Data: or(r.Data, jwt.NoLimit), Payload: or(r.Payload, payload)}
+	t.Pub, t.Sub = permission(r.Publish), permission(r.Subscribe)
+	if resp := r.AllowResponses; resp != nil {
+		t.Resp = &jwt.ResponsePermission{MaxMsgs: int(cmp.Or(resp.Max, 1)), Expires: cmp.Or(time.Duration(resp.Expires), 2*time.Minute)}
+	}
+	types := r.ConnectionTypes
+	if len(types) == 0 {
+		types = []string{jwt.ConnectionTypeStandard}
+	}
+	t.AllowedConnectionTypes.Add(types...)
+	t.Src.Add(r.Networks...)
+	for _, h := range r.Hours {
+		t.Times = append(t.Times, jwt.TimeRange{Start: clock(h.Start), End: clock(h.End)})
+	}
+	t.Locale, t.BearerToken = r.TimeZone, r.Bearer
+	return t
+}
+
+// permission gives what is on the list and nothing else: for a server an empty list
+// allows everything.
+func permission(p manifest.Permission) jwt.Permission {
+	var out jwt.Permission
+	out.Allow.Add(p.Allow...)
+	out.Deny.Add(p.Deny...)
+	if len(p.Allow) == 0 {
+		out.Deny = jwt.StringList{">"}
+	}
+	return out
+}
+
+// clock is a time of day as servers read it.
+func clock(s string) string {
+	if len(s) == len("08:00") {
+		return s + ":00"
+	}
+	return s
+}
+
+// export is what other accounts may import. That only some may needs no activation tokens:
+// imports are in accounts' claims, which the operator alone signs, and a manifest whose
+// imports an export does not allow is refused.
+func export(e manifest.Export) *jwt.Export {
+	out := &jwt.Export{
+		Name: e.Name, Subject: jwt.Subject(e.Subject), Type: kind(e.Type), Advertise: e.Advertise, AllowTrace: e.AllowTrace,
+		AccountTokenPosition: uint(max(e.AccountTokenPosition, 0)), ResponseThreshold: time.Duration(e.Threshold), // #nosec G115 -- not negative
+		Info: jwt.Info{Description: e.Description, InfoURL: e.InfoURL},
+	}
+	if out.Name == "" {
+		out.Name = e.Subject
+	}
+	if out.Type == jwt.Service {
+		out.ResponseType = map[string]jwt.ResponseType{
+			"": jwt.ResponseTypeSingleton, "single": jwt.ResponseTypeSingleton, "stream": jwt.ResponseTypeStream, "chunked": jwt.ResponseTypeChunked,
+		}[e.Response]
+	}
+	if l := e.Latency; l != nil {
+		out.Latency = &jwt.ServiceLatency{Results: jwt.Subject(l.Subject), Sampling: jwt.SamplingRate(sampling(l))}
+	}
+	return out
+}
+
+func sampling(t *manifest.Trace) int64 { return or(t.Sampling, 100) }
+
+func kind(s string) jwt.ExportType {
+	if s == "service" {
+		return jwt.Service
+	}
+	return jwt.Stream
+}
+
+// imported is an import of the account with a key. Files have names where an export wants
+// the key of who imports it (account_token_position): {{account-subject()}} stands for it.
+func (c *Compiler) imported(self ident.AccountKey, i manifest.Import) (*jwt.Import, error) {
+	from, ok := c.keys.Accounts[i.From]
+	if !ok {
+		return nil, fmt.Errorf("import from %s: %w", i.From, ErrNoKey)
+	}
+	out := &jwt.Import{
+		Name: i.Name, Subject: jwt.Subject(named(i.Subject, self)), Account: from.String(), Type: kind(i.Type),
+		LocalSubject: jwt.RenamingSubject(named(i.To, self)), Share: i.Share, AllowTrace: i.AllowTrace,
+	}
+	if out.Name == "" {
+		out.Name = i.From.String() + " " + i.Subject
+	}
+	return out, nil
+}
+
+func named(subject string, self ident.AccountKey) string {
+	return strings.ReplaceAll(subject, "{{account-subject()}}", self.String())
+}
+
+func (c *Compiler) callout(out *jwt.ExternalAuthorization, in *manifest.Callout) error {
+	for _, u := range in.Users {
+		out.AuthUsers.Add(u.String())
+	}
+	for _, name := range in.Accounts {
+		key, ok := c.keys.Accounts[name]
+		if !ok {
+			return fmt.Errorf("callout for %s: %w", name, ErrNoKey)
+		}
+		out.AllowedAccounts.Add(key.String())
+	}
+	out.XKey = in.XKey
+	return nil
+}
+
+// Public gives the public part of the platform document, without its version and the
+// operator's word for it. Of the accounts it has Herald's own and those of which
+// something is granted: what clients and issuers need to verify credentials.
+func (c *Compiler) Public(operator string) (*trust.Platform, error) {
+	f := c.file
+	p := &trust.Platform{Name: f.Name.String(), Operator: operator, Home: f.Home}
+	for _, r := range f.Regions {
+		seal, ok := c.keys.Regions[r.Name]
+		if !ok {
+			return nil, fmt.Errorf("region %s: %w", r.Name, ErrNoKey)
+		}
+		p.Regions = append(p.Regions, trust.Region{Name: r.Name, URLs: f.ClientURLs(r), SealKey: seal})
+	}
+	granted := map[ident.Label]bool{}
+	open := map[manifest.RoleRef]*trust.Lifetimes{}
+	for _, g := range f.Grants {
+		granted[g.Account] = true
+		ref := manifest.RoleRef{Account: g.Account, Role: g.Role}
+		if g.To == ident.KindOpen && open[ref] == nil {
+			o := c.lifetimes(g)
+			open[ref] = &trust.Lifetimes{Default: int64(o.Default.Duration() / time.Second), Longest: int64(o.Longest.Duration() / time.Second)}
+		}
+	}
+	for _, a := range c.all {
+		if !a.Own() && !granted[a.Name] {
+			continue
+		}
+		acc := trust.Account{Name: a.Name, Key: c.keys.Accounts[a.Name]}
+		if acc.Key.IsZero() {
+			return nil, fmt.Errorf("account %s: %w", a.Name, ErrNoKey)
+		}
+		for _, r := range a.Roles {
+			ref := manifest.RoleRef{Account: a.Name, Role: r.Name}
+			key, ok := c.keys.Roles[ref]
+			if !ok {
+				return nil, fmt.Errorf("role %s: %w", ref, ErrNoKey)
+			}
+			acc.Roles = append(acc.Roles, trust.Role{Name: r.Name, Key: key, Open: open[ref]})
+		}
+		p.Accounts = append(p.Accounts, acc)
+		if a.Own() && a.Name.String() == manifest.ChatIn {
+			p.Chat = trust.Chat{Account: a.Name}
+		}
+	}
+	for _, r := range f.Chat.Rooms {
+		p.Chat.Rooms = append(p.Chat.Rooms, trust.Room{Name: r.Name, Channels: r.Channels})
+	}
+	return p, nil
+}
+
+// Policy gives who may have what, in the file's order.
+func (c *Compiler) Policy() (policy.Policy, error) {
+	named := map[string]ident.Identity{}
+	for _, i := range c.file.Identities {
+		named[i.Name.String()] = i.Identity
+	}
+	var p policy.Policy
+	for _, g := range c.file.Grants {
+		o := c.lifetimes(g)
+		switch id, ok := named[g.To]; {
+		case ok:
+			o.Identity = &id
+		case slices.Contains(manifest.Kinds(), g.To):
+			o.Kind = g.To
+		default:
+			id, err := ident.ParseIdentity(g.To)
+			if err != nil {
+				return policy.Policy{}, fmt.Errorf("a grant of %s/%s: %w", g.Account, g.Role, err)
+			}
+			o.Identity = &id
+		}
+		p.Offers = append(p.Offers, o)
+	}
+	return p, nil
+}
+
+// lifetimes is the offer of a grant, but for whom it is for.
+func (c *Compiler) lifetimes(g manifest.Grant) policy.Offer {
+	var r manifest.Role
+	if i := slices.IndexFunc(c.all, func(a manifest.Account) bool { return a.Name == g.Account }); i >= 0 {
+		r, _ = c.all[i].Role(g.Role)
+	}
+	def, longest := c.file.Lifetimes(r)
+	def, longest = cmp.Or(g.Lifetime, def), cmp.Or(g.Longest, longest)
+	return policy.Offer{
+		Account: g.Account, Role: g.Role, Tags: g.Tags,
+		Default: policy.Seconds(min(def, longest)), Longest: policy.Seconds(longest),
+	}
+}
+
+// Names are the rules for names.
+func (c *Compiler) Names() ledger.NameRules { return ledger.DefaultNameRules() }

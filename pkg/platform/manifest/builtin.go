@@ -1,0 +1,412 @@
+package manifest
+
+import (
+	"slices"
+
+	"github.com/herald-nats/herald/pkg/ident"
+	"github.com/herald-nats/herald/pkg/subject"
+)
+
+// Names of Herald's own accounts.
+const (
+	System  = "SYS"
+	Ledger  = "LEDGER"
+	Readers = "READERS"
+	Auth    = "AUTH"
+	Guest   = "GUEST"
+	Admin   = "ADMIN"
+	ChatIn  = "CHAT"
+)
+
+// Names of their roles.
+const (
+	RoleRegistrar = "registrar"
+	RoleHome      = "home"
+	RoleReader    = "reader"
+	RoleSetup     = "setup"
+	RoleIssuer    = "issuer"
+	RoleGuest     = "guest"
+	RoleAdmin     = "admin"
+	RoleMember    = "member"
+)
+
+// Bounds of public roles that say nothing else.
+const (
+	PublicPayload = 20 << 10 // bytes: the largest request, its headers and what sealing adds
+	PublicSubs    = 32
+)
+
+// Pages are the monitoring pages that the set-up tool reads of all servers at once.
+func Pages() []string {
+	return []string{"VARZ", "CONNZ", "ROUTEZ", "GATEWAYZ", "JSZ", "ACCOUNTZ", "HEALTHZ", "STATSZ"}
+}
+
+// AllAccounts are the accounts of the platform: Herald's own, with what the file adds to
+// them, and then the file's. What they may do is the table of docs/architecture.md.
+//
+// Roles that are granted have the rights that every credential needs: to ask for
+// information and renewal, and an inbox of their own. Herald's own services are told who
+// asks, and weights of mappings that were left out are what the others leave. Imports may
+// still have {{account-subject()}} in their subjects.
+func (f *File) AllAccounts() []Account {
+	all, _ := f.merged()
+	return all
+}
+
+// merged is AllAccounts, and for each account of the file where it is among them.
+func (f *File) merged() (all []Account, at []int) {
+	all = f.builtin()
+	own := make(map[ident.Label]int, len(all))
+	for i, a := range all {
+		own[a.Name] = i
+	}
+	all = slices.Grow(all, len(f.Accounts))
+	at = make([]int, len(f.Accounts))
+	for i := range f.Accounts {
+		a := f.Accounts[i]
+		a.Imports, a.Mappings = shared(a.Imports, own), weighted(a.Mappings)
+		if j, ok := own[a.Name]; ok {
+			all[j], at[i] = merge(all[j], a), j
+			continue
+		}
+		all, at[i] = append(all, a), len(all)
+	}
+	granted := make(map[RoleRef]bool, len(f.Grants))
+	for _, g := range f.Grants {
+		granted[RoleRef{g.Account, g.Role}] = true
+	}
+	for i := range all {
+		grantable(&all[i], granted)
+	}
+	return all, at
+}
+
+// shared tells Herald's own services who asks, whatever the file says: without it they
+// answer nobody.
+func shared(list []Import, own map[ident.Label]int) []Import {
+	out, copied := list, false
+	for i, imp := range list {
+		if _, ok := own[imp.From]; !ok || imp.Type != service || imp.Share {
+			continue
+		}
+		if !copied {
+			out, copied = slices.Clone(list), true
+		}
+		out[i].Share = true
+	}
+	return out
+}
+
+// weighted fills in the weights that were left out: what the others in the same cluster
+// leave of a hundred.
+func weighted(list []Mapping) []Mapping {
+	out := list
+	for i, m := range list {
+		if !slices.ContainsFunc(m.To, func(t MappedTo) bool { return t.Weight == 0 }) {
+			continue
+		}
+		given := map[string]int64{}
+		for _, t := range m.To {
+			given[t.Cluster] += t.Weight
+		}
+		to := slices.Clone(m.To)
+		for k, t := range to {
+			if t.Weight == 0 {
+				to[k].Weight = 100 - given[t.Cluster]
+			}
+		}
+		if &out[0] == &list[0] {
+			out = slices.Clone(list)
+		}
+		out[i].To = to
+	}
+	return out
+}
+
+// merge adds what the file says of one of Herald's accounts to it.
+func merge(own, more Account) Account {
+	own.Exports = slices.Concat(own.Exports, more.Exports)
+	own.Imports = slices.Concat(own.Imports, more.Imports)
+	own.Mappings = slices.Concat(own.Mappings, more.Mappings)
+	own.Roles = slices.Concat(own.Roles, more.Roles)
+	own.Tags = slices.Concat(own.Tags, more.Tags)
+	own.Limits = more.Limits
+	if more.Description != "" {
+		own.Description = more.Description
+	}
+	if more.InfoURL != "" {
+		own.InfoURL = more.InfoURL
+	}
+	if more.Trace != nil {
+		own.Trace = more.Trace
+	}
+	return own
+}
+
+// grantable gives the granted roles of an account what every credential needs.
+func grantable(a *Account, granted map[RoleRef]bool) {
+	any := false
+	roles := a.Roles
+	for i := range roles {
+		if !granted[RoleRef{a.Name, roles[i].Name}] {
+			continue
+		}
+		if !any { // what the file has stays as it is
+			any, roles = true, slices.Clone(roles)
+		}
+		r := &roles[i]
+		r.Publish.Allow = add(r.Publish.Allow, subject.Info, subject.Renew)
+		r.Subscribe.Allow = add(r.Subscribe.Allow, subject.UserInbox)
+	}
+	a.Roles = roles
+	if !any {
+		return
+	}
+	for _, s := range []string{subject.Info, subject.Renew} {
+		if !slices.ContainsFunc(a.Imports, func(i Import) bool {
+			return i.From.String() == Auth && i.Subject == s && i.local() == s && i.Type == service
+		}) {
+			a.Imports = append(slices.Clone(a.Imports), imports(Auth, service, s)...)
+		}
+	}
+}
+
+// add appends what is not there, to a list of its own.
+func add(to []string, more ...string) []string {
+	out := slices.Clone(to)
+	for _, s := range more {
+		if !slices.Contains(out, s) {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// Own tells whether the account is one that Herald brings.
+func (a Account) Own() bool { return a.own }
+
+// HasServices tells whether Herald's services are in the account: nobody public may be.
+func (a Account) HasServices() bool { return a.services }
+
+// Role finds a role by name.
+func (a Account) Role(name ident.Label) (Role, bool) {
+	i := slices.IndexFunc(a.Roles, func(r Role) bool { return r.Name == name })
+	if i < 0 {
+		return Role{}, false
+	}
+	return a.Roles[i], true
+}
+
+// Region finds a region by name.
+func (f *File) Region(name ident.Region) (Region, bool) {
+	i := slices.IndexFunc(f.Regions, func(r Region) bool { return r.Name == name })
+	if i < 0 {
+		return Region{}, false
+	}
+	return f.Regions[i], true
+}
+
+// Kinds of exports and imports.
+const (
+	stream  = "stream"
+	service = "service"
+)
+
+// builtin are Herald's own accounts. Of an account everything is said in one place: who
+// may do what, what it offers, what it takes.
+func (f *File) builtin() []Account {
+	// The streams of a region: what holds, and with the records everything.
+	whatHolds := []func(ident.Region) string{subject.MirrorStream, subject.DenialsStream}
+	everything := append(slices.Clone(whatHolds), subject.RecordsStream)
+	return []Account{
+		{
+			Name: label(System), own: true, services: true,
+			Description: "system account of the servers",
+			Roles: []Role{
+				internal(RoleRegistrar, "brings accounts to servers",
+					[]string{
+						subject.ClaimsUpdate, subject.ClaimsLookupAny, subject.ServerPing,
+						subject.ServerAccountz, subject.ServerKick,
+					},
+					[]string{subject.ServerStats, subject.ServiceInbox}),
+				internal(RoleSetup, "the set-up tool's: brings accounts to servers, and looks at them",
+					append([]string{subject.ClaimsUpdate, subject.ClaimsLookupAny, subject.ServerPing}, pings()...),
+					[]string{subject.ServerStats, subject.ServiceInbox}),
+			},
+		},
+		{
+			Name: label(Ledger), own: true, services: true, JetStream: &JetStream{},
+			Description: "all that the platform stores",
+			Roles: []Role{
+				// Of every region. Beside streams a right to ask is a right to
+				// write: the empty 404 of a direct get, with a reply of
+				// $JS.API.STREAM.DELETE.<stream>, deletes one. So registrars ask
+				// nothing here (they read in READERS), and nothing that they
+				// publish is answered: the streams of denials have NoAck.
+				internal(RoleRegistrar, "writes denials, and answers administrators",
+					[]string{subject.ImportedReplies, subject.OwnDenials, subject.LiveAll, subject.PeersAll},
+					[]string{subject.AdminAll, subject.OwnPeers, subject.EveryPeer, subject.ServiceInfo, subject.ServiceInbox}),
+				// Of home's registrars, who decide. What it asks is answered with
+				// acknowledgements and entries: never with nothing, which deletes.
+				internal(RoleHome, "decides",
+					[]string{subject.ImportedReplies, subject.Decisions, subject.DecisionsRead},
+					[]string{subject.HomeAll, subject.ServiceInbox}),
+				internal(RoleSetup, "the set-up tool's: makes the streams, and writes what the operator decided",
+					[]string{
+						subject.StreamCreate, subject.StreamUpdate, subject.StreamInfo,
+						subject.Decisions, subject.DecisionsRead,
+					},
+					[]string{subject.ServiceInbox}),
+			},
+			Exports: append(
+				[]Export{
+					{Name: "claims of names", Subject: subject.HomeClaim, Type: service},
+					{Name: "redemption of invites", Subject: subject.HomeRedeem, Type: service},
+					{Name: "records of issuers", Subject: subject.AuditExport, Type: service},
+					{Name: "discovery of registrars", Subject: subject.ServiceInfo, Type: service, Response: stream},
+					{Name: "news of the ledger", Subject: subject.LedgerNewsExport, Type: stream},
+					{Name: "news of records", Subject: subject.RecordNewsAll, Type: stream},
+				},
+				f.gets(everything...)...,
+			),
+		},
+		{
+			// Registrars read here, by import like issuers, because in an account with
+			// streams they must not ask; and not in AUTH, because records are none of
+			// issuers' business. What arrives here is believed for its signature.
+			Name: label(Readers), own: true, services: true,
+			Description: "where registrars read the ledger",
+			Roles: []Role{
+				internal(RoleReader, "reads the ledger", f.getSubjects(everything...),
+					[]string{subject.LedgerNews, subject.RecordNewsAll, subject.ServiceInbox}),
+			},
+			Imports: append(
+				imports(Ledger, service, f.getSubjects(everything...)...),
+				imports(Ledger, stream, subject.LedgerNewsExport, subject.RecordNewsAll)...,
+			),
+		},
+		{
+			Name: label(Auth), own: true, services: true,
+			Description: "the issuing service",
+			Roles: []Role{
+				internal(RoleIssuer, "answers requests for credentials",
+					append(
+						[]string{subject.ImportedReplies, subject.Audit, subject.HomeClaim, subject.HomeRedeem},
+						f.getSubjects(whatHolds...)...,
+					),
+					[]string{
+						subject.Info, subject.Issue, subject.Renew, subject.Callout,
+						subject.ServiceInfo, subject.LedgerNews, subject.ServiceInbox,
+					}),
+			},
+			Exports: []Export{
+				{Name: "platform information", Subject: subject.Info, Type: service},
+				{Name: "issue of credentials", Subject: subject.Issue, Type: service},
+				{Name: "renewal of credentials", Subject: subject.Renew, Type: service},
+				{Name: "discovery of issuers", Subject: subject.ServiceInfo, Type: service, Response: stream},
+			},
+			Imports: slices.Concat(
+				imports(Ledger, service, subject.HomeClaim, subject.HomeRedeem, subject.AuditExport),
+				imports(Ledger, service, f.getSubjects(whatHolds...)...),
+				imports(Ledger, stream, subject.LedgerNewsExport),
+			),
+		},
+		{
+			Name: label(Guest), own: true,
+			Description: "where anyone may ask for a credential",
+			Roles:       []Role{public(RoleGuest, "asks for a credential", []string{subject.Info, subject.Issue}, []string{subject.UserInbox})},
+			Imports:     imports(Auth, service, subject.Info, subject.Issue),
+		},
+		{
+			Name: label(Admin), own: true,
+			Description: "where administrators look at services",
+			Roles: []Role{internal(RoleAdmin, "looks at services",
+				[]string{subject.ServiceInfo, subject.RegistrarInfo}, []string{subject.ServiceInbox})},
+			Imports: append(imports(Auth, service, subject.ServiceInfo),
+				Import{From: label(Ledger), Subject: subject.ServiceInfo, To: subject.RegistrarInfo, Type: service, Share: true}),
+		},
+		{
+			Name: label(ChatIn), own: true,
+			Description: "the chat",
+			Roles:       []Role{f.member()},
+			Imports:     imports(Auth, service, subject.Info, subject.Renew),
+		},
+	}
+}
+
+func (f *File) member() Role {
+	pub, sub := []string{subject.Info, subject.Renew}, []string{subject.UserInbox}
+	for _, r := range f.Chat.Rooms {
+		pub = append(pub, subject.Posts(r.Name), subject.DMs(r.Name), subject.Online(r.Name), subject.History(r.Name), subject.Marks(r.Name))
+		sub = append(sub, subject.Posts(r.Name), subject.Online(r.Name), subject.OwnDMs(r.Name))
+	}
+	return public(RoleMember, "talks", pub, sub)
+}
+
+// internal is a role of Herald's own services.
+func internal(name, what string, pub, sub []string) Role {
+	return Role{
+		Name: label(name), Description: what, Writes: true,
+		Publish: Permission{Allow: pub}, Subscribe: Permission{Allow: sub}, ConnectionTypes: []string{standard},
+	}
+}
+
+// public is a role that anyone may come to hold. With plain creds one could otherwise
+// open a leafnode and ask in the name of whoever is behind it.
+func public(name, what string, pub, sub []string) Role {
+	return Role{
+		Name: label(name), Description: what, Public: true,
+		Publish: Permission{Allow: pub}, Subscribe: Permission{Allow: sub}, ConnectionTypes: []string{standard, websocket},
+	}
+}
+
+// Connection types of Herald's own roles.
+const (
+	standard  = "STANDARD"
+	websocket = "WEBSOCKET"
+)
+
+func imports(from, kind string, subjects ...string) []Import {
+	out := make([]Import, 0, len(subjects))
+	for _, s := range subjects {
+		// The responder is told by the server who asks.
+		out = append(out, Import{From: label(from), Subject: s, Type: kind, Share: kind == service})
+	}
+	return out
+}
+
+// getSubjects are the direct gets of every region's streams.
+func (f *File) getSubjects(streams ...func(ident.Region) string) []string {
+	var out []string
+	for _, r := range f.Regions {
+		for _, of := range streams {
+			out = append(out, subject.DirectGet(of(r.Name)))
+		}
+	}
+	return out
+}
+
+func (f *File) gets(streams ...func(ident.Region) string) []Export {
+	var out []Export
+	for _, s := range f.getSubjects(streams...) {
+		out = append(out, Export{Name: "reading by " + s, Subject: s, Type: service, Response: stream})
+	}
+	return out
+}
+
+func pings() []string {
+	var out []string
+	for _, p := range Pages() {
+		out = append(out, subject.ServerPingOf(p))
+	}
+	return out
+}
+
+// label is a name that is written here, and so is valid.
+func label(s string) ident.Label {
+	l, err := ident.ParseLabel(s)
+	if err != nil {
+		panic(err)
+	}
+	return l
+}

@@ -1,0 +1,80 @@
+package plan
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"github.com/herald-nats/herald/pkg/ident"
+	"github.com/herald-nats/herald/pkg/ledger"
+	"github.com/herald-nats/herald/pkg/policy"
+	"github.com/herald-nats/herald/pkg/trust"
+)
+
+// sayPart says what a part of the platform document says, a statement for each thing that
+// may change by itself.
+func sayPart(key, value string) []string {
+	var out []string
+	add := func(format string, args ...any) { out = append(out, key+": "+fmt.Sprintf(format, args...)) }
+	var err error
+	read := func(v any) bool {
+		err = json.Unmarshal([]byte(value), v)
+		return err == nil
+	}
+	switch {
+	case strings.HasPrefix(key, partRegion):
+		var r trust.Region
+		if read(&r) {
+			add("region key %s", r.SealKey)
+			for _, u := range r.URLs {
+				add("clients at %s", u)
+			}
+		}
+	case strings.HasPrefix(key, partAccount):
+		var a trust.Account
+		if read(&a) {
+			add("key %s", a.Key)
+			for _, r := range a.Roles {
+				text := fmt.Sprintf("role %s, key %s", r.Name, r.Key)
+				if r.Open != nil {
+					text += ", open to whoever asks"
+				}
+				add("%s", text)
+			}
+		}
+	case strings.HasPrefix(key, partRoom):
+		var r trust.Room
+		if read(&r) {
+			for _, c := range r.Channels {
+				add("channel %s", c)
+			}
+		}
+	case strings.HasPrefix(key, partGrant):
+		var o policy.Offer
+		if read(&o) {
+			add("for %s, at most %s", o.Default.Duration(), o.Longest.Duration())
+			for _, t := range o.Tags {
+				add("tag %s", t)
+			}
+		}
+	case key == partNames:
+		var n ledger.NameRules
+		if read(&n) {
+			add("lapse after %s, rest for %s", n.Lapse, n.Rest)
+		}
+	case key == partHome:
+		var r ident.Region
+		if read(&r) {
+			add("%s", r)
+		}
+	default:
+		var s string
+		if read(&s) {
+			add("%s", s)
+		}
+	}
+	if err != nil {
+		add("%s", value)
+	}
+	return out
+}

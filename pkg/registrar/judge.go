@@ -1,0 +1,221 @@
+package registrar
+
+import (
+	"cmp"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/nats-io/nkeys"
+
+	"github.com/herald-nats/herald/pkg/ledger"
+	"github.com/herald-nats/herald/pkg/trust"
+)
+
+// followShort is how many seconds short of the date that is too far ahead dates are no
+// longer followed. What follows a date is dated after it, and must not itself be too far
+// ahead for another, whose clock is a little behind.
+const followShort = 60
+
+// judge says how servers stand to an account after they were asked, and what is to be
+// pushed, if anything is and may be. servers is how many there are.
+//
+// A JWT that is dated further ahead than clocks may differ is verified and joined like any
+// other, since what it says was signed. But it is not in line, and its date is not
+// followed: between two JWTs that come to a server from its cluster it keeps the later
+// one, and somebody who had a signing key for a moment could date one so that none can be
+// later. It is replaced by one of now. Where the servers that hold it are all reached, it
+// is gone; where one was not, it may come back from there, and is replaced again.
+func (r *Resolver) judge(it *item, servers int, mayPush bool) {
+	horizon := r.now().Add(ledger.MaxAhead).Unix()
+	follow := horizon - followShort
+	found := make([]trust.AccountJWT, len(it.held)) // zero for what is foreign
+	for i, h := range it.held {
+		found[i] = r.verified(it, string(h.data))
+	}
+	// One JWT says all that it says; what that is need not be looked into.
+	sole := len(it.opened) == 1
+	var join trust.Content
+	var err error
+	if !sole {
+		if join, err = it.join(it.opened); err == nil {
+			err = join.Conflict()
+		}
+	}
+	// good tells whether a JWT may stay where it is.
+	good := func(a trust.AccountJWT) bool {
+		return err == nil && a.Token != "" && a.IssuedAt <= horizon && (sole || it.says[a.Token].Equal(join))
+	}
+
+	first := it.pushes == 0
+	it.st.Err, it.st.InLine = err, 0
+	lacked := it.answers
+	var above int64 // the latest date of what is to be replaced
+	for i, h := range it.held {
+		lacked -= h.servers
+		if good(found[i]) {
+			it.st.InLine += h.servers
+			continue
+		}
+		f := describe(found[i], h)
+		if f.IssuedAt <= follow {
+			above = max(above, f.IssuedAt)
+		}
+		if first {
+			it.st.Found = append(it.st.Found, f)
+		}
+	}
+	if first {
+		it.st.Lacked = lacked
+	}
+	if err != nil {
+		return
+	}
+	newest := slices.MaxFunc(it.opened, func(a, b trust.AccountJWT) int { return cmp.Compare(a.Version, b.Version) })
+	best := it.best(good)
+	it.st.Version, it.st.Name, it.st.Token = newest.Version, newest.Name, best.Token
+	if !mayPush || !it.wanting(servers) {
+		return
+	}
+	if best.Token == "" || best.IssuedAt <= above {
+		if best, err = r.sign(it, above, follow); err != nil {
+			it.st.Err = err
+			return
+		}
+		it.st.Token = best.Token
+	}
+	it.push = &best
+}
+
+// wanting tells whether a push may help.
+func (it *item) wanting(servers int) bool {
+	switch it.pushes {
+	case 0:
+		// Also where one server did not answer: a push makes them say who they are.
+		return it.st.InLine < servers
+	case maxPushes:
+		return false
+	default:
+		// Somebody pushed after us. Who refuses or is silent, is not helped by another.
+		return it.answers-it.st.InLine > len(it.missing)
+	}
+}
+
+// verified gives a JWT that servers hold if it is of this account and of this platform,
+// and else nothing. What is verified counts from now on as known.
+func (r *Resolver) verified(it *item, token string) trust.AccountJWT {
+	for _, a := range it.opened {
+		if a.Token == token {
+			return a
+		}
+	}
+	a, err := r.op.OpenAccount(token)
+	if err != nil || a.Account != it.st.Account {
+		return trust.AccountJWT{}
+	}
+	if _, err := it.join([]trust.AccountJWT{a}); err != nil {
+		return trust.AccountJWT{}
+	}
+	it.add(a)
+	return a
+}
+
+// join joins JWTs of the account, each of which is looked into once.
+func (it *item) join(of []trust.AccountJWT) (trust.Content, error) {
+	if it.says == nil {
+		it.says = make(map[string]trust.Content)
+	}
+	all := make([]trust.Content, 0, len(of))
+	for _, a := range of {
+		c, ok := it.says[a.Token]
+		if !ok {
+			var err error
+			if c, err = a.Content(); err != nil {
+				return trust.Content{}, err
+			}
+			it.says[a.Token] = c
+		}
+		all = append(all, c)
+	}
+	return trust.Join(all[0], all[1:]...)
+}
+
+// best is of those JWTs that say all that is to be said the newest, so that all who push
+// push the same one.
+func (it *item) best(good func(trust.AccountJWT) bool) trust.AccountJWT {
+	var best trust.AccountJWT
+	for _, a := range it.opened {
+		if good(a) && (best.Token == "" || cmp.Or(cmp.Compare(a.IssuedAt, best.IssuedAt), strings.Compare(a.Token, best.Token)) > 0) {
+			best = a
+		}
+	}
+	return best
+}
+
+// sign signs the join, later than all that is known and not from the future. What it
+// signed it verifies like what comes from elsewhere, before anybody sees it.
+func (r *Resolver) sign(it *item, above, follow int64) (trust.AccountJWT, error) {
+	if r.signer == nil {
+		return trust.AccountJWT{}, ErrUnsigned
+	}
+	join, err := it.join(it.opened)
+	if err != nil {
+		return trust.AccountJWT{}, err
+	}
+	for _, a := range it.opened {
+		if a.IssuedAt <= follow {
+			above = max(above, a.IssuedAt)
+		}
+	}
+	token, err := join.Sign(r.signer, r.now(), above)
+	if err != nil {
+		return trust.AccountJWT{}, err
+	}
+	a, err := r.op.OpenAccount(token)
+	if err != nil {
+		return trust.AccountJWT{}, fmt.Errorf("what was signed is not believed: %w", err)
+	}
+	if says, err := it.join([]trust.AccountJWT{a}); err != nil || !says.Equal(join) {
+		return trust.AccountJWT{}, errors.Join(errors.New("what was signed says something else than what is to be said"), err)
+	}
+	it.add(a)
+	return a, nil
+}
+
+// describe says what servers hold that they should not.
+func describe(a trust.AccountJWT, h held) Found {
+	if a.Token != "" {
+		return Found{Servers: h.servers, Issuer: a.Issuer, IssuedAt: a.IssuedAt, Version: a.Version}
+	}
+	f := Found{Servers: h.servers, Foreign: true}
+	f.Issuer, f.IssuedAt = peek(h.data)
+	return f
+}
+
+// peek reads who says to have signed a token and when, without believing it: zero for what
+// cannot be read, and for an issuer that is no key.
+func peek(token []byte) (issuer string, issuedAt int64) {
+	const most = 1 << 20
+	parts := strings.SplitN(string(token[:min(len(token), most)]), ".", 3)
+	if len(parts) != 3 {
+		return "", 0
+	}
+	payload, err := base64.RawURLEncoding.DecodeString(parts[1])
+	if err != nil {
+		return "", 0
+	}
+	var v struct {
+		Issuer   string `json:"iss"`
+		IssuedAt int64  `json:"iat"`
+	}
+	if json.Unmarshal(payload, &v) != nil {
+		return "", 0
+	}
+	if !nkeys.IsValidPublicKey(v.Issuer) {
+		v.Issuer = ""
+	}
+	return v.Issuer, v.IssuedAt
+}
