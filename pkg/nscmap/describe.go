@@ -57,6 +57,9 @@ func (m *mover) exact(f *manifest.File) error {
 			continue // all of it is Herald's
 		}
 		a := m.accounts[i]
+		if a.gone {
+			continue // for a reason that was given
+		}
 		made, err := c.Account(acc, 0)
 		if err != nil {
 			// What of it is wrong is said where the description is checked.

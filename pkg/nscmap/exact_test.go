@@ -115,7 +115,7 @@ func drawExports(t *rapid.T, c *jwt.AccountClaims) {
 			ResponseThreshold: oneOf[time.Duration](t, "threshold", 0, 1, 1500*time.Millisecond, 36*time.Hour), AllowTrace: flip(t, "trace service"),
 		}
 		e.Description = oneOf(t, "about the service", "", "asks")
-		if e.IsSingleResponse() && flip(t, "latency") {
+		if flip(t, "latency") {
 			e.Latency = &jwt.ServiceLatency{Results: "latency.x", Sampling: oneOf[jwt.SamplingRate](t, "latency sampling", jwt.Headers, 1, 100)}
 		}
 		c.Exports.Add(e)

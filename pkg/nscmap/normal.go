@@ -46,8 +46,9 @@ func (a *account) item(parts ...string) string {
 func (a *account) normal() {
 	c := a.c
 	c.Name = a.name.String()
-	c.Issuer, c.IssuedAt, c.ID, c.NotBefore = "", 0, "", 0 // it has begun
-	c.Revocations = nil                                    // they go another way
+	c.Issuer, c.IssuedAt, c.ID = "", 0, ""
+	c.Expires, c.NotBefore = 0, 0 // it has begun, and does not end
+	c.Revocations = nil           // they go another way
 	if c.Audience != "" {
 		a.m.refuse(a.item("audience"), "its JWT has an audience, which no server looks at", "leave it out")
 		c.Audience = ""
@@ -402,6 +403,9 @@ func (a *account) exports() {
 		}
 		if e.Type == jwt.Service && e.ResponseType == "" {
 			e.ResponseType = jwt.ResponseTypeSingleton
+		}
+		if !e.IsSingleResponse() {
+			e.Latency = nil // servers measure nothing else
 		}
 		if e.AccountTokenPosition > 0 {
 			e.TokenReq = false // servers look at the position first, and then at nothing else

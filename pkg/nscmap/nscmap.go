@@ -104,9 +104,10 @@ type Moved struct {
 	// Users are sorted by role and name.
 	Users []User
 
-	// Refused are the items that cannot be carried, and those that could not be without
-	// them; while there are any, nothing above is given. What lacks but a good name is
-	// looked at as if it had one.
+	// Refused are the items that cannot be carried; while there are any, nothing above is
+	// given. An account that is refused as a whole is looked at as if it went along, so that
+	// all that is wrong with it is known; what cannot be without it is known once it is
+	// left out.
 	Refused []Item
 	// LeftOut are those that were left out as the caller asked.
 	LeftOut []Item
@@ -339,29 +340,51 @@ func (m *mover) account(sa nscstore.Account) (*account, error) {
 	a := &account{m: m, src: sa.Name(), key: sa.Key(), c: c, users: sa.Users, roles: map[string]ident.Label{}}
 	a.system = a.key == m.system
 	a.own = a.system || slices.Contains(c.Tags, OwnTag) && slices.Contains(manifest.OwnAccounts(), a.src)
-	whole := func(why, hint string) (*account, error) {
+	refused := false
+	whole := func(why, hint string) {
 		m.refuse(a.src, why, hint)
-		return nil, nil
+		refused = true
 	}
 	switch now := m.o.Now.Unix(); {
-	case m.s.Keys[a.key] == nil && a.system:
-		return whole("the seed of the system account is not in the keystore", "bring it there, or leave it out: then a new system account is made")
-	case m.s.Keys[a.key] == nil:
-		return whole("its seed "+a.key+" is not in the keystore", "bring it there, or leave the account out")
 	case c.Expires != 0 && c.Expires <= now:
-		return whole("it expired on "+date(c.Expires)+": servers let nobody in", "take its end away with nsc, or leave it out")
+		whole("it expired on "+date(c.Expires)+": servers let nobody in", "take its end away with nsc (edit account --expiry 0), or leave it out")
 	case c.Expires != 0:
-		return whole("it expires on "+date(c.Expires)+", and accounts of Herald do not", "take its end away with nsc, or leave the account out")
+		whole("it expires on "+date(c.Expires)+", and accounts of Herald do not", "take its end away with nsc (edit account --expiry 0), or leave the account out")
 	case c.NotBefore > now:
-		return whole("it begins on "+date(c.NotBefore)+", and accounts of Herald begin at once", "take its beginning away with nsc, or leave the account out")
+		whole("it begins on "+date(c.NotBefore)+", and accounts of Herald begin at once", "take its beginning away with nsc, or leave the account out")
 	}
-	if lost := sa.Lost(); len(lost) > 0 {
-		return whole("this version does not know what it is: "+strings.Join(lost, ", "), "use a later version of Herald, or leave the account out")
+	if m.s.Keys[a.key] == nil && a.system {
+		whole("the seed of the system account is not in the keystore", "bring it there, or leave it out: then a new system account is made")
+	} else if m.s.Keys[a.key] == nil {
+		whole("its seed "+a.key+" is not in the keystore", "bring it there, or leave the account out")
 	}
+	if lost := lost(sa); len(lost) > 0 {
+		whole("this version does not know what it is: "+strings.Join(lost, ", "), "use a later version of Herald, or leave the account out")
+	}
+	if refused && m.leaves(a.src) {
+		return nil, nil
+	}
+	// It is looked at as if all that was put right, so that what else is wrong with it is
+	// found at once.
 	if there, err := a.named(); err != nil || !there {
 		return nil, err
 	}
 	return a, nil
+}
+
+// lost are members of the account's JWT that this version does not know. nsc leaves limits
+// for all streams beside those of tiers at times, and nothing reads them.
+func lost(sa nscstore.Account) []string {
+	paths := sa.Lost()
+	if len(sa.Claims().Limits.JetStreamTieredLimits) == 0 {
+		return paths
+	}
+	return slices.DeleteFunc(paths, func(p string) bool {
+		name, ok := strings.CutPrefix(p, "nats.limits.")
+		return ok && slices.Contains([]string{
+			"mem_storage", "disk_storage", "streams", "consumer", "max_ack_pending", "mem_max_stream_bytes", "disk_max_stream_bytes", "max_bytes_required",
+		}, name)
+	})
 }
 
 // named gives the account its name here; false if it is left out for want of one.

@@ -63,7 +63,7 @@ func view(c *jwt.AccountClaims, names map[string]string) map[string]string {
 			response = jwt.ResponseTypeSingleton
 		}
 		latency := ""
-		if e.Latency != nil {
+		if e.Latency != nil && e.Type == jwt.Service && response == jwt.ResponseTypeSingleton {
 			latency = fmt.Sprint(*e.Latency)
 		}
 		v[k] = fmt.Sprint(response, e.ResponseThreshold, e.AccountTokenPosition, latency, e.AllowTrace, e.Advertise, e.Description, e.InfoURL)

@@ -173,14 +173,18 @@ func adopt(ctx context.Context, dir string, a Adoption, now time.Time, step func
 	if err := p.Use(p.FullToken, tokens, now); err != nil {
 		return err
 	}
-	for _, u := range a.Users {
-		step("user " + u.Name.String() + " of " + u.Role.String())
-		if err := p.adoptUser(u); err != nil {
+	for users := range slices.Chunk(a.Users, adoptBatch) {
+		step("keep users, from " + users[0].Name.String() + " of " + users[0].Role.String() + " on")
+		if err := concurrently(len(users), func(i int) error { return p.adoptUser(users[i]) }); err != nil {
 			return err
 		}
 	}
 	return ctx.Err()
 }
+
+// adoptBatch is how many files are written between two steps, several at a time: each
+// waits for the disk.
+const adoptBatch = 256
 
 // keys puts the keys that are kept where Create looks for them.
 func (a Adoption) keys(d Dir, step func(string)) error {
@@ -197,10 +201,7 @@ func (a Adoption) keys(d Dir, step func(string)) error {
 	for ref, k := range a.Roles {
 		all[d.roleKey(ref.Account.String(), ref.Role.String())] = k
 	}
-	// Several at a time: each waits for the disk.
-	paths := slices.Sorted(maps.Keys(all))
-	const batch = 256
-	for paths := range slices.Chunk(paths, batch) {
+	for paths := range slices.Chunk(slices.Sorted(maps.Keys(all)), adoptBatch) {
 		step("keep keys, from " + filepath.Base(paths[0]) + " on")
 		if err := concurrently(len(paths), func(i int) error { return keystore.Save(paths[i], all[paths[i]]) }); err != nil {
 			return err

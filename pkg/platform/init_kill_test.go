@@ -13,24 +13,21 @@ import (
 	"github.com/herald-nats/herald/pkg/ident"
 )
 
-const (
-	initDir  = "HERALD_TEST_INIT_DIR"
-	initStep = "HERALD_TEST_INIT_STEP"
-)
+const initStep = "HERALD_TEST_INIT_STEP"
 
-// TestInitVictim is not a test of its own: it runs init in a process that is killed at a
-// step, for TestInitKilledAtEveryStep.
+// TestInitVictim is not a test of its own: it runs init, in the folder that it stands in,
+// in a process that is killed at a step, for TestInitKilledAtEveryStep.
 func TestInitVictim(t *testing.T) {
-	dir := os.Getenv(initDir)
-	if dir == "" {
+	step := os.Getenv(initStep)
+	if step == "" {
 		return
 	}
-	at, err := strconv.Atoi(os.Getenv(initStep))
+	at, err := strconv.Atoi(step)
 	if err != nil {
 		t.Fatal(err)
 	}
 	n := 0
-	if _, err := create(t.Context(), dir, NewFile(killSpec(t)), time.Now(), nil, func(what string) {
+	if _, err := create(t.Context(), "demo", NewFile(killSpec(t)), time.Now(), nil, func(what string) {
 		if n++; n == at {
 			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 			select {}
@@ -63,14 +60,15 @@ func TestInitKilledAtEveryStep(t *testing.T) {
 	}
 	for _, there := range []bool{false, true} {
 		for step := 1; ; step++ {
-			dir := filepath.Join(t.TempDir(), "demo")
+			in := t.TempDir()
+			dir := filepath.Join(in, "demo")
 			if there {
 				if err := os.Mkdir(dir, 0o700); err != nil {
 					t.Fatal(err)
 				}
 			}
 			cmd := exec.CommandContext(t.Context(), self, "-test.run=^TestInitVictim$", "-test.v")
-			cmd.Env = append(os.Environ(), initDir+"="+dir, initStep+"="+strconv.Itoa(step))
+			cmd.Dir, cmd.Env = in, append(os.Environ(), initStep+"="+strconv.Itoa(step))
 			out, err := cmd.CombinedOutput()
 			if err == nil {
 				if n := strings.Count(string(out), " step "); n < 10 {
