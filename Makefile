@@ -15,7 +15,7 @@ unexport NATS_CREDS
 unexport NATS_CONTEXT
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long check build bench clean
+.PHONY: help demo test test-long test-nsc check build bench clean
 .NOTPARALLEL:
 
 help: ## list the targets
@@ -58,6 +58,9 @@ test-long: ## all tests, the long ones too, then each fuzz target for FUZZTIME (
 		if [ $$code -ne 0 ] && grep -q 'context deadline exceeded' "$$log" && ! grep -q 'Failing input' "$$log"; then code=0; fi; \
 		rm -f "$$log"; [ $$code -eq 0 ] || exit 1; \
 	done
+
+test-nsc: ## pkg/nscstore and `nscsetup nsc` against the real nsc, whose path is in HERALD_NSC
+	$(GO) test -tags nsc -count 1 $(TESTFLAGS) ./internal/nsctest
 
 check: ## formatting, linters, import rules, module files
 	@echo "gofumpt"; out=$$($(GOTOOL) gofumpt -l .) || exit 1; \

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,6 +17,7 @@ import (
 
 	"github.com/herald-nats/herald/internal/natsconn"
 	"github.com/herald-nats/herald/internal/service"
+	"github.com/herald-nats/herald/internal/uptest"
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/keystore"
 	"github.com/herald-nats/herald/pkg/ledger"
@@ -578,11 +578,8 @@ func running(t *testing.T, kind, in string) *service.Running {
 	return shared.Up.Services[i]
 }
 
-// bases are the base claims of accounts in what a service knows.
-var bases = regexp.MustCompile(`base\.A[A-Z2-7]{55}\x00[^\x00]*\x00`) //nolint:gochecknoglobals // a pattern
-
 // knownTo is what a service knows, but for base claims: issuers have no use for them.
-func knownTo(r *service.Running) string { return bases.ReplaceAllString(string(r.Known().Dump()), "") }
+func knownTo(r *service.Running) string { return string(uptest.Known(r.Known())) }
 
 // settle waits until all services know the same and every registrar has stored what
 // it knows, and gives what that is.

@@ -45,12 +45,20 @@ func secure(t *testing.T, wan bool, host string, names ...string) *secured {
 		}
 	}
 	f := must(cfg.describe())
-	f.TLS = manifest.TLS{Clients: manifest.ModeServer, Routes: manifest.ModeMutual, Gateways: manifest.ModeMutual}
+	f.TLS = manifest.TLS{
+		Clients: manifest.ModeServer, Routes: manifest.ModeMutual, Gateways: manifest.ModeMutual,
+		Websockets: manifest.ModeServer, Leafnodes: manifest.ModeServer,
+	}
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	if err := choosePorts(ctx, f); err != nil {
 		t.Fatal(err)
 	}
+	more := []*listener{{addr: net.JoinHostPort(host, "0")}, {addr: net.JoinHostPort(host, "0")}}
+	if err := claim(ctx, more); err != nil {
+		t.Fatal(err)
+	}
+	f.Regions[0].Nodes[0].Websocket, f.Regions[0].Nodes[0].Leafnode = more[0].addr, more[1].addr
 	s := &secured{keys: k, dir: filepath.Join(cfg.Dir, "authorities"), plan: certdir.Plan{Name: "test"}}
 	folders := func(r ident.Region, n ident.Name) serverconf.Folders {
 		at := filepath.Join(cfg.Dir, r.String(), n.String())
@@ -260,8 +268,8 @@ func TestRotationUnderTLS(t *testing.T) {
 	again("leaves")
 }
 
-// shownBy is the authority of the certificates that a region shows to clients; those of
-// all its nodes must be of one, and of the one that its relay shows.
+// shownBy is the authority of the certificates that a region shows to clients, browsers,
+// leafnodes and other regions; all of them must be of one.
 func (s *secured) shownBy(t *testing.T, name ident.Region) string {
 	t.Helper()
 	pool := must(certs.ParseBundle(must(os.ReadFile(s.plan.Bundles[0].Path)))).Pool()
@@ -280,7 +288,20 @@ func (s *secured) shownBy(t *testing.T, name ident.Region) string {
 		}
 		nc.Close()
 	}
-	conn := must(tls.Dial("tcp", s.region(name).relay.at.addr, &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12, VerifyConnection: see}))
+	seen := &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12, VerifyConnection: see, ServerName: "127.0.0.1"}
+	at := s.region(name).nodes[0].at
+	for _, addr := range []string{s.region(name).relay.at.addr, at.websocket} {
+		_ = must(tls.Dial("tcp", addr, seen)).Close()
+	}
+	// A leafnode is told first who listens, as a client is.
+	conn := must(net.DialTimeout("tcp", at.leafnode, 5*time.Second))
+	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+	if line, err := readLine(conn, maxInfo); err != nil || !strings.HasPrefix(string(line), "INFO ") {
+		t.Fatalf("%q, %v", line, err)
+	}
+	if err := tls.Client(conn, seen).Handshake(); err != nil {
+		t.Fatal(err)
+	}
 	_ = conn.Close()
 	if len(issuers) != 1 {
 		t.Fatalf("certificates of %d authorities: %v", len(issuers), issuers)

@@ -68,7 +68,7 @@ func Init(ctx context.Context, dir string, o Options) (*platform.Platform, *Port
 	}
 	spec.Port = ports.First
 	create := platform.Init
-	if o.TLS || os.Getenv("HERALD_TLS") != "" {
+	if o.TLS {
 		create = platform.InitTLS
 	}
 	p, err := create(ctx, filepath.Join(dir, "platform"), spec, time.Now())

@@ -2,7 +2,6 @@ package nscmap_test
 
 import (
 	"bytes"
-	"encoding/json"
 	"maps"
 	"slices"
 	"strings"
@@ -229,15 +228,6 @@ func (m *maker) back(moved *nscmap.Moved) *nscstore.Store {
 	}
 	left := must[*nscmap.Left](m.t)(nscmap.To(l))
 	return left.Store
-}
-
-func copied(t tb, c *jwt.AccountClaims) *jwt.AccountClaims {
-	t.Helper()
-	var out jwt.AccountClaims
-	if err := json.Unmarshal(must[[]byte](t)(json.Marshal(c)), &out); err != nil {
-		t.Fatal(err)
-	}
-	return &out
 }
 
 // item finds a refusal.

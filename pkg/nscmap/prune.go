@@ -50,8 +50,8 @@ type cut struct {
 	element int    // in the list of that key; -1: all of it
 }
 
-func (a cut) compare(b cut) int {
-	return cmp.Or(a.account-b.account, strings.Compare(a.part, b.part), a.index-b.index, strings.Compare(a.within, b.within), a.element-b.element)
+func (c cut) compare(o cut) int {
+	return cmp.Or(c.account-o.account, strings.Compare(c.part, o.part), c.index-o.index, strings.Compare(c.within, o.within), c.element-o.element)
 }
 
 // cut says what has to go for a problem, and tells of it. What limits somebody is not
@@ -90,6 +90,8 @@ func (m *mover) cut(f *manifest.File, p manifest.Problem, before int, of []*acco
 		switch list, allow := at(2), at(3); {
 		case list.key == "description":
 			c.within, item, hint = list.key, item+"/"+list.key, "leave it out"
+		case list.key == "hours" || list.key == "networks" || list.key == "connection_types":
+			c.within = "none"
 		case list.key == "allow_responses":
 			c.within, item, hint = list.key, item+"/"+list.key, "leave it out: then users of the role cannot answer any more"
 		case allow.key == "allow" && allow.index >= 0:

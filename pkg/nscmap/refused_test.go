@@ -94,7 +94,7 @@ func TestRefused(t *testing.T) {
 
 		"an import in the old way": {func(w *what) {
 			b := other(w.maker)
-			w.a.Imports.Add(&jwt.Import{Account: b.Subject, Subject: "theirs.>", To: "x", Type: jwt.Stream})
+			w.a.Imports.Add(&jwt.Import{Account: b.Subject, Subject: "theirs.>", To: "x", Type: jwt.Stream}) //nolint:staticcheck // this is what is tested
 		}, "A/imports/OTHER/stream/theirs.>", "old way", nil, false},
 		"an import from nowhere": {func(w *what) {
 			w.a.Imports.Add(&jwt.Import{Account: w.key(keystore.Account).Public(), Subject: "x", Type: jwt.Stream})
@@ -344,7 +344,7 @@ func TestUsers(t *testing.T) {
 	seed := w.user(w.a, "seed", w.role.Key)
 	none := w.user(w.a, "none", w.role.Key)
 	w.user(w.a, "ended", w.role.Key, func(u *jwt.UserClaims) { u.Expires = now().Unix() - 1 })
-	w.user(w.a, "dead", w.role.Key, func(u *jwt.UserClaims) { u.Permissions.Pub.Allow.Add("x") })
+	w.user(w.a, "dead", w.role.Key, func(u *jwt.UserClaims) { u.Pub.Allow.Add("x") })
 	list := w.users[w.a.Subject]
 	list[1].Creds, list[2].Creds = nil, nil
 	w.lose(none.Key())
@@ -368,7 +368,7 @@ func TestUsers(t *testing.T) {
 			t.Errorf("%s is not named among %q", want, behind)
 		}
 	}
-	if !slices.ContainsFunc(m.Notes, func(n nscmap.Note) bool { return n.Item == "users" && strings.Contains(n.What, "2 of them") }) {
+	if !slices.ContainsFunc(m.Notes, func(n nscmap.Note) bool { return n.Item == "users" && strings.Contains(n.What, "2 have") }) {
 		t.Errorf("notes %+v", m.Notes)
 	}
 }
@@ -399,7 +399,7 @@ func TestPrivate(t *testing.T) {
 			b, third := w.account("B"), w.account("C")
 			act := jwt.NewActivationClaims(b.Subject)
 			act.ImportSubject, act.ImportType, act.Issuer, act.IssuedAt = "p.>", jwt.Service, w.a.Subject, now().Add(-time.Minute).Unix()
-			act.Activation.Type, act.Version = jwt.ActivationClaim, 2
+			act.Type, act.Version = jwt.ActivationClaim, 2
 			if tt.edit != nil {
 				tt.edit(w, act, e)
 			}

@@ -160,7 +160,7 @@ func (e *exporter) activate(key *keystore.Key, x *jwt.Export, to *jwt.AccountCla
 		act := jwt.NewActivationClaims(to.Subject)
 		act.Name, act.ImportSubject, act.ImportType = x.Name, x.Subject, x.Type
 		act.Issuer, act.IssuedAt = key.Public(), e.Now.Unix()
-		act.Activation.Type, act.Version = jwt.ActivationClaim, 2
+		act.Type, act.Version = jwt.ActivationClaim, 2
 		act.ID = trust.ID(act.Subject, act.Issuer, x.Type.String(), string(x.Subject), strconv.FormatInt(act.IssuedAt, 10))
 		token, err := trust.EncodeJWT(act, key)
 		if err != nil {

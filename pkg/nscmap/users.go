@@ -35,7 +35,7 @@ func (m *mover) users() {
 		}
 	}
 	if endless > 0 {
-		m.note("users", "%d of them have credentials that never end; renew them, so that they do", endless)
+		m.note("users", "%d have credentials that never end: they are good until they are revoked", endless)
 	}
 }
 

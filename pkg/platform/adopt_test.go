@@ -180,11 +180,12 @@ func TestAdopt(t *testing.T) {
 func content(t *testing.T, dir string) map[string]string {
 	t.Helper()
 	out := map[string]string{}
-	if err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+	root := os.DirFS(dir)
+	if err := fs.WalkDir(root, ".", func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
 		}
-		data, err := os.ReadFile(path)
+		data, err := fs.ReadFile(root, path)
 		out[path] = string(data)
 		return err
 	}); err != nil {

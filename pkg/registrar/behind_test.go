@@ -158,7 +158,7 @@ func TestServerDies(t *testing.T) {
 	w, ctx := servers(t)
 	known := []string{w.tenant().token(says{version: 1}), w.tenant().token(says{version: 1})}
 	r := w.resolver(t, "ams", 0)
-	r.SetPatience(4 * time.Second)
+	r.SetPatience(3 * time.Second)
 	nc := w.dial(t, "ams", asAnybody)
 	ghost := w.ghost(t, nc)
 	must(nc.Subscribe(subject.ClaimsLookupAny, func(*nats.Msg) { _ = ghost.Unsubscribe() }))
@@ -208,6 +208,7 @@ func TestServerRefuses(t *testing.T) {
 // answers tells. Settle looks again after that can have happened, and brings it back; it
 // joins what it finds meanwhile, too.
 func TestSettle(t *testing.T) {
+	t.Parallel()
 	w, ctx := servers(t)
 	a := w.tenant()
 	lesser := a.token(says{version: 1, base: "b", revoked: map[string]int64{"UB": 2}})
@@ -220,6 +221,9 @@ func TestSettle(t *testing.T) {
 	nc := w.dial(t, "ams", asAnybody)
 	late := make(chan struct{}, 1)
 	must(nc.Subscribe(subject.ClaimsUpdate, func(m *nats.Msg) {
+		if got, err := w.op.OpenAccount(string(m.Data)); err != nil || got.Account != a.key {
+			return
+		}
 		select {
 		case late <- struct{}{}: // the first push is followed by another's, who knew nothing of it
 			_ = nc.Publish(subject.ClaimsUpdate, []byte(lesser))

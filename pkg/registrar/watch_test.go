@@ -79,13 +79,14 @@ func (o *watching) until(ctx context.Context, t *testing.T, what string, done fu
 func (o *watching) rests(ctx context.Context, t *testing.T, what string) {
 	t.Helper()
 	before, said := o.Stats(), o.log.String()
-	after := o.until(ctx, t, what, func(s registrar.WatcherStats) bool { return s.Looks >= before.Looks+4 })
+	after := o.until(ctx, t, what, func(s registrar.WatcherStats) bool { return s.Looks >= before.Looks+3 })
 	if after.Pushed != before.Pushed || after.Foreign != before.Foreign || after.OutOfLine != before.OutOfLine || o.log.String() != said {
 		t.Errorf("%s: it does not rest: %+v, then %+v\n%s", what, before, after, strings.TrimPrefix(o.log.String(), said))
 	}
 }
 
 func TestWatcher(t *testing.T) {
+	t.Parallel()
 	w, ctx := servers(t)
 	a, b := w.tenant(), w.tenant()
 	one := a.token(says{version: 1, base: "one"})
@@ -127,6 +128,7 @@ func TestWatcher(t *testing.T) {
 
 // A conflict is said once, shows until it is over, and holds up nothing else.
 func TestWatcherConflict(t *testing.T) {
+	t.Parallel()
 	w, ctx := servers(t)
 	a, b := w.tenant(), w.tenant()
 	o := w.watch(t, "ams", 0, 300*time.Millisecond, a.token(says{version: 2, base: "mine"}), b.token(says{version: 1}))
@@ -173,6 +175,7 @@ func TestWatcherSeesARegionReturn(t *testing.T) {
 // 34: two watchers with their own keys and their own knowledge, and somebody who comes and
 // goes, come to rest with everything.
 func TestWatchersRest(t *testing.T) {
+	t.Parallel()
 	w, ctx := servers(t)
 	a := w.tenant()
 	one := a.token(says{version: 2, base: "two", revoked: map[string]int64{"UA": 5}})
