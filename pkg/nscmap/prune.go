@@ -90,8 +90,6 @@ func (m *mover) cut(f *manifest.File, p manifest.Problem, before int, of []*acco
 		switch list, allow := at(2), at(3); {
 		case list.key == "description":
 			c.within, item, hint = list.key, item+"/"+list.key, "leave it out"
-		case list.key == "hours" || list.key == "networks" || list.key == "connection_types":
-			c.within = "none"
 		case list.key == "allow_responses":
 			c.within, item, hint = list.key, item+"/"+list.key, "leave it out: then users of the role cannot answer any more"
 		case allow.key == "allow" && allow.index >= 0:
