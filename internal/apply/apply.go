@@ -69,7 +69,9 @@ const maxPublic = wire.MaxAnswer - 1<<10
 const writers = 32
 
 // Apply brings the platform file into force. confirm, if not nil, is asked before anything
-// is changed; its error ends the run. It returns when every server that could be reached
+// of a plan is done, and again if the plan has to be made anew; its error ends the run. Keys
+// that are missing, the accounts that this folder put in force before, and the ledger's
+// streams come first, whatever it says: without them nobody can look. It returns when every server that could be reached
 // has everything, or when ctx ends; those that do not are named in the result. An error is
 // that something else went wrong; whatever was done by then stays, and the next run goes
 // on from there.
@@ -118,7 +120,6 @@ func (t *Tool) Apply(ctx context.Context, confirm func(*plan.Plan) error) (*Resu
 		if try == tries {
 			return s.result, fmt.Errorf("applying: others changed the platform %d times meanwhile: %w", tries, ledger.ErrConflict)
 		}
-		confirm = nil // it was answered, and what others did is kept
 	}
 	s.result.Took = t.Now().Sub(began)
 	return s.result, nil
@@ -268,7 +269,7 @@ func (s *session) once(ctx context.Context, want plan.Desired, confirm func(*pla
 	if err != nil {
 		return false, err
 	}
-	if s.result.Plan == nil {
+	if s.result.Plan == nil || !p.Empty() {
 		s.result.Plan = p
 	}
 	if len(p.Conflicts) > 0 {

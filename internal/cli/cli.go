@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -166,13 +167,17 @@ func classify(program string, err error, rules []Rule) *Error {
 	return &Error{Code: Failed, Hint: "see '" + program + " --help'", Err: err}
 }
 
+// seed is what every encoded seed looks like.
+func seed() *regexp.Regexp { return regexp.MustCompile(`\bS[OAUNCX][A-Z2-7]{56}`) }
+
 // Line makes text from anywhere harmless to print as one line.
 func Line(s string) string { return oneLine(s) }
 
 // oneLine makes text from anywhere harmless to print: one line, no control
 // characters, and not endless.
 func oneLine(s string) string {
-	s = strings.Join(strings.Fields(s), " ")
+	// Whoever pastes a seed where a name belongs must not find it in a log.
+	s = seed().ReplaceAllString(strings.Join(strings.Fields(s), " "), "[a seed]")
 	s = strings.Map(func(r rune) rune {
 		if r < ' ' || r == 0x7f || (r >= 0x80 && r < 0xa0) || (r >= 0x202a && r <= 0x202e) || (r >= 0x2066 && r <= 0x2069) ||
 			r == 0x200e || r == 0x200f || r == 0x061c {

@@ -387,12 +387,12 @@ func lifeKinds() []Kind {
 		{
 			"credential-expired",
 			"Who uses it is refused.",
-			"Make a new one: 'nscsetup up' renews those of services by itself; for a static user 'nscsetup add user'.",
+			"Make a new one: 'nscsetup up' renews those of services by itself; for a static user 'nscsetup add user ACCOUNT/ROLE NAME --renew'.",
 		},
 		{
 			"credential-ending",
 			"When it has ended who uses it is refused. Whoever should renew it did not.",
-			"Make a new one: 'nscsetup up' renews those of services by itself; for a static user 'nscsetup add user'.",
+			"Make a new one: 'nscsetup up' renews those of services by itself; for a static user 'nscsetup add user ACCOUNT/ROLE NAME --renew'.",
 		},
 		{
 			"certificate-expired",

@@ -85,10 +85,12 @@ func FuzzAccount(f *testing.F) {
 	replace(`"name":"A"`, `"name":"AUTH"`)
 	replace(`"name":"A"`, `"name":"a b"`)
 	replace(`"allow":["q.\u003e"]`, `"allow":[]`)
+	replace(`"pub":{"deny":["\u003e"]}`, `"pub":{"allow":[],"deny":["a"]}`)
 	replace(`"allow":["q.\u003e"]`, `"allow":[""]`)
 	replace(`"allow":["q.\u003e"]`, `"allow":["q.{{name()}}.\u003e"," x","a..b"]`)
 	replace(`"allow":["q.\u003e"]`, `"deny":["q.{{tag(x)}}"]`)
 	replace(`"allow":["q.\u003e"]`, `"allow":["\u003e"]`)
+	replace(`{{subject()}}`, `{{sybject()}}`)
 	replace(`"resp":{"max":3`, `"resp":{"max":-1`)
 	replace(`"start":"08:00:00"`, `"start":"nonsense"`)
 	replace(`"src":["10.0.0.0/8"]`, `"src":["nonsense","10.0.0.1/8"]`)
@@ -183,7 +185,7 @@ func changed(t *rapid.T, v any) any {
 func odd(t *rapid.T) any {
 	return rapid.SampledFrom([]any{
 		nil, true, false, 0, 1, -1, -2, 50, 100, 101, 1 << 20, 1 << 40, "", ">", "*", "a.>", "a.*", "a b", "a..b", "x", "_INBOX.>", "$SYS.>", "auth.v1.info", "_R_.x",
-		"{{name()}}", "a.{{tag(x)}}", "{{ Subject() }}", "q.{{subject()}}", "n.$1", "n.$2", "{{partition(3,1)}}", "R1", "R5", "STANDARD", "LEAFNODE", "owner",
+		"{{name()}}", "a.{{tag(x)}}", "{{ Subject() }}", "_INBOX_{{nome()}}.>", "q.{{subject()}}", "n.$1", "n.$2", "{{partition(3,1)}}", "R1", "R5", "STANDARD", "LEAFNODE", "owner",
 		"10.0.0.1/8", "08:00:00", "23:59", "UTC", "Local", "stream", "service", "Stream", "Chunked", "reader", "svc", "CHAT", "a\x1b[2Jb", "a\nb", "\xff", "env:prod", "base:7",
 		[]any{},
 		[]any{""},

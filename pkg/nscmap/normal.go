@@ -1,6 +1,7 @@
 package nscmap
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"math"
@@ -11,9 +12,11 @@ import (
 	"time"
 
 	"github.com/nats-io/jwt/v2"
+	"github.com/nats-io/nkeys"
 
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/nscstore"
+	"github.com/herald-nats/herald/pkg/permission"
 	"github.com/herald-nats/herald/pkg/platform/manifest"
 	"github.com/herald-nats/herald/pkg/trust"
 )
@@ -114,8 +117,7 @@ func (a *account) limits() {
 		{"leaf", &l.LeafNodeConn},
 	} {
 		if *v.at < jwt.NoLimit {
-			a.m.refuse(a.item("limits", v.name), fmt.Sprintf("a limit of %d, of which servers make nothing useful", *v.at), "set it right with nsc, or leave it out: then it is 0")
-			*v.at = 0
+			a.wrong("limits."+v.name, v.at)
 		}
 	}
 	// Servers count leafnodes up to there. Without a limit is not a thing that the
@@ -132,17 +134,24 @@ func (a *account) limits() {
 	}
 }
 
+// wrong refuses the account for a limit that is neither one nor none.
+func (a *account) wrong(what string, at *int64) {
+	a.m.refuse(a.src, fmt.Sprintf("%s is %d, of which servers make what they can", what, *at), "set it right with nsc, or leave the account out")
+	a.gone = a.gone || a.m.leaves(a.src)
+	*at = 0
+}
+
 // maxPayload is the largest message that any server takes.
 const maxPayload = 64 << 20
 
 // streams brings limits of streams into form, those for all of them or those of tiers.
 func (a *account) streams(l *jwt.OperatorLimits) {
 	if len(l.JetStreamTieredLimits) == 0 {
-		l.JetStreamLimits = a.store("jetstream", l.JetStreamLimits)
+		l.JetStreamLimits = a.store("limits", l.JetStreamLimits)
 		return
 	}
 	for _, tier := range slices.Sorted(maps.Keys(l.JetStreamTieredLimits)) {
-		t := a.store("jetstream/"+tier, l.JetStreamTieredLimits[tier])
+		t := a.store("limits."+tier, l.JetStreamTieredLimits[tier])
 		switch {
 		case t.MemoryStorage == 0 && t.DiskStorage == 0:
 			delete(l.JetStreamTieredLimits, tier) // as of one that is not there: no streams
@@ -162,8 +171,7 @@ func (a *account) store(where string, l jwt.JetStreamLimits) jwt.JetStreamLimits
 		at   *int64
 	}{{"mem_storage", &l.MemoryStorage}, {"disk_storage", &l.DiskStorage}} {
 		if *v.at < jwt.NoLimit {
-			a.m.refuse(a.item(where, v.name), fmt.Sprintf("a limit of %d, of which servers make nothing useful", *v.at), "set it right with nsc, or leave it out: then it is 0")
-			*v.at = 0
+			a.wrong(where+"."+v.name, v.at)
 		}
 	}
 	for _, v := range []*int64{&l.Streams, &l.Consumer, &l.MaxAckPending, &l.MemoryMaxStreamBytes, &l.DiskMaxStreamBytes} {
@@ -318,6 +326,11 @@ func (a *account) template(scope *jwt.UserScope) {
 			return
 		}
 	}
+	if err := a.unusable(t.Permissions); err != nil {
+		// Without the line that is at fault, its users could connect.
+		whole("servers refuse all of its users: " + line(err.Error()))
+		return
+	}
 	if r := t.Resp; r != nil {
 		if r.MaxMsgs == 0 {
 			r.MaxMsgs = 1 // as servers do
@@ -329,8 +342,8 @@ func (a *account) template(scope *jwt.UserScope) {
 	// A list that is there and empty allows nothing, beside one that denies; so does none
 	// beside a right to answer. Everything is allowed otherwise where nothing is by name.
 	nothing := t.Resp != nil || t.Pub.Allow != nil && len(t.Pub.Deny) > 0
-	t.Pub = permission(t.Pub, nothing)
-	t.Sub = permission(t.Sub, false)
+	t.Pub = permitted(t.Pub, nothing)
+	t.Sub = permitted(t.Sub, false)
 	if len(t.AllowedConnectionTypes) == 0 {
 		t.AllowedConnectionTypes = connectionTypes()
 	}
@@ -352,9 +365,36 @@ func (a *account) template(scope *jwt.UserScope) {
 	}
 }
 
-// permission is a permission in the form in which Herald writes it: what is allowed is
+// unusable says why servers let nobody connect who has these permissions, whoever it is.
+func (a *account) unusable(p jwt.Permissions) error {
+	account, err := permission.AccountOf(a.c, a.system)
+	if err != nil {
+		return err
+	}
+	user, err := ident.ParseUserKey(anybody())
+	if err != nil {
+		return err
+	}
+	// What a user lacks for what is denied, another may have.
+	p.Pub.Deny, p.Sub.Deny = nil, nil
+	if _, err = permission.Expand(p, permission.User{Key: user, Account: account}); errors.Is(err, permission.ErrRefused) {
+		return err
+	}
+	return nil
+}
+
+// anybody is the key of a user that nobody has the seed of.
+func anybody() string {
+	pub, err := nkeys.Encode(nkeys.PrefixByteUser, make([]byte, 32))
+	if err != nil {
+		return ""
+	}
+	return string(pub)
+}
+
+// permitted is a permission in the form in which Herald writes it: what is allowed is
 // named, and where nothing is, everything is denied.
-func permission(p jwt.Permission, nothing bool) jwt.Permission {
+func permitted(p jwt.Permission, nothing bool) jwt.Permission {
 	switch {
 	case len(p.Allow) > 0:
 		return jwt.Permission{Allow: unique(p.Allow), Deny: unique(p.Deny)}

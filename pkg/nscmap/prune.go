@@ -2,6 +2,7 @@ package nscmap
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -15,7 +16,7 @@ import (
 // depends on it is found, too. The accounts from number before on are of those accounts.
 func (m *mover) prune(f *manifest.File, before int, of []*account) error {
 	of = slices.DeleteFunc(slices.Clone(of), func(a *account) bool { return a.gone })
-	for {
+	for range maxRounds {
 		problems := f.Check()
 		if len(problems) == 0 {
 			return nil
@@ -38,7 +39,11 @@ func (m *mover) prune(f *manifest.File, before int, of []*account) error {
 			}
 		}
 	}
+	return errors.New("what is refused does not come to an end")
 }
+
+// maxRounds is more than any operator needs: each round takes something out.
+const maxRounds = 1 << 20
 
 // cut is something that is taken out of a file: an account, a part of it, or an element
 // of a list in it.

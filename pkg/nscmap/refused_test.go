@@ -65,28 +65,29 @@ func TestRefused(t *testing.T) {
 		"an audience":                 {func(w *what) { w.a.Audience = "x" }, "A/audience", "audience", nil, false},
 		"a name with a space":         {func(w *what) { w.a.Name = "a b" }, "a b", "name of an account", nil, false},
 		"Herald's own name":           {func(w *what) { w.a.Name = "AUTH" }, "AUTH", "of its own", nil, false},
-		"a limit below nothing":       {func(w *what) { w.a.Limits.Conn = -7 }, "A/limits/conn", "-7", nil, false},
-		"a limit of storage":          {func(w *what) { w.a.Limits.DiskStorage = -7 }, "A/jetstream/disk_storage", "-7", nil, false},
+		"a limit below nothing":       {func(w *what) { w.a.Limits.Conn = -7 }, "A", "limits.conn is -7", nil, false},
+		"a limit of storage":          {func(w *what) { w.a.Limits.DiskStorage = -7 }, "A", "limits.disk_storage is -7", nil, false},
 		"a tier":                      {func(w *what) { w.a.Limits.JetStreamTieredLimits["R5"] = jwt.JetStreamLimits{DiskStorage: 1} }, "A/jetstream/R5", "R1 and R3", nil, false},
 		"a tag in capitals":           {func(w *what) { w.a.Tags = append(w.a.Tags, "Env:X") }, "A/tags/Env:X", "lower case", nil, false},
 		"a tag of Herald's":           {func(w *what) { w.a.Tags.Add("base:x") }, "A/tags/base:x", "Herald's own", nil, false},
 		"a description":               {func(w *what) { w.a.Description = "a\x1b[2J" }, "A/description", "cannot be seen", nil, false},
 
-		"a role without its seed": {func(w *what) { w.lose(w.role.Key) }, "A/roles/svc", "seed", []string{"A/users/u"}, false},
-		"a role's name":           {func(w *what) { w.role.Role = "a role" }, "A/roles/a role", "name of a role", nil, false},
-		"two roles of one name":   {func(w *what) { w.maker.role(w.a, "svc") }, "A/roles/svc/*", "two keys", nil, false},
-		"a proxy":                 {func(w *what) { w.role.Template.ProxyRequired = true }, "A/roles/svc", "proxy", []string{"A/users/u"}, false},
-		"{{name()}}":              {func(w *what) { w.role.Template.Pub.Allow.Add("x.{{name()}}") }, "A/roles/svc/publish/x.{{name()}}", "named * would be everyone", nil, false},
-		"a denial of {{name()}}":  {func(w *what) { w.role.Template.Pub.Deny.Add("x.{{name()}}") }, "A/roles/svc", "named * would be everyone", []string{"A/users/u"}, false},
-		"everything":              {func(w *what) { w.role.Template.Pub = jwt.Permission{} }, "A/roles/svc/publish/>", "$SYS.>", nil, false},
-		"everybody's inbox":       {func(w *what) { w.role.Template.Sub.Allow.Add("_INBOX.>") }, "A/roles/svc/subscribe/_INBOX.>", "each other's answers", nil, false},
-		"a queue group":           {func(w *what) { w.role.Template.Sub.Allow = append(w.role.Template.Sub.Allow, "a g") }, "A/roles/svc/subscribe/a g", "space", nil, false},
-		"an empty permission":     {func(w *what) { w.role.Template.Sub.Allow = append(w.role.Template.Sub.Allow, "") }, "A/roles/svc", "empty", []string{"A/users/u"}, false},
-		"answers without limit":   {func(w *what) { w.role.Template.Resp = &jwt.ResponsePermission{MaxMsgs: -1} }, "A/roles/svc/allow_responses", "below 0", nil, false},
-		"answers for ever":        {func(w *what) { w.role.Template.Resp = &jwt.ResponsePermission{Expires: -1} }, "A/roles/svc/allow_responses", "below 0", nil, false},
-		"a network that is none":  {func(w *what) { w.role.Template.Src = jwt.CIDRList{"x", "10.0.0.0/8"} }, "A/roles/svc", "not a network", []string{"A/users/u"}, false},
-		"hours that are none":     {func(w *what) { w.role.Template.Times = []jwt.TimeRange{{Start: "x", End: "10:00:00"}} }, "A/roles/svc", "time of day", []string{"A/users/u"}, false},
-		"a kind of connection":    {func(w *what) { w.role.Template.AllowedConnectionTypes.Add("PIGEON", "STANDARD") }, "A/roles/svc", "PIGEON", []string{"A/users/u"}, false},
+		"a role without its seed":         {func(w *what) { w.lose(w.role.Key) }, "A/roles/svc", "seed", []string{"A/users/u"}, false},
+		"a role's name":                   {func(w *what) { w.role.Role = "a role" }, "A/roles/a role", "name of a role", nil, false},
+		"two roles of one name":           {func(w *what) { w.maker.role(w.a, "svc") }, "A/roles/svc/*", "two keys", nil, false},
+		"a proxy":                         {func(w *what) { w.role.Template.ProxyRequired = true }, "A/roles/svc", "proxy", []string{"A/users/u"}, false},
+		"{{name()}}":                      {func(w *what) { w.role.Template.Pub.Allow.Add("x.{{name()}}") }, "A/roles/svc/publish/x.{{name()}}", "named * would be everyone", nil, false},
+		"a template that no server knows": {func(w *what) { w.role.Template.Sub.Allow.Add("x.{{nome()}}") }, "A/roles/svc", "servers refuse all of its users", []string{"A/users/u"}, false},
+		"a denial of {{name()}}":          {func(w *what) { w.role.Template.Pub.Deny.Add("x.{{name()}}") }, "A/roles/svc", "named * would be everyone", []string{"A/users/u"}, false},
+		"everything":                      {func(w *what) { w.role.Template.Pub = jwt.Permission{} }, "A/roles/svc/publish/>", "$SYS.>", nil, false},
+		"everybody's inbox":               {func(w *what) { w.role.Template.Sub.Allow.Add("_INBOX.>") }, "A/roles/svc/subscribe/_INBOX.>", "each other's answers", nil, false},
+		"a queue group":                   {func(w *what) { w.role.Template.Sub.Allow = append(w.role.Template.Sub.Allow, "a g") }, "A/roles/svc/subscribe/a g", "space", nil, false},
+		"an empty permission":             {func(w *what) { w.role.Template.Sub.Allow = append(w.role.Template.Sub.Allow, "") }, "A/roles/svc", "empty", []string{"A/users/u"}, false},
+		"answers without limit":           {func(w *what) { w.role.Template.Resp = &jwt.ResponsePermission{MaxMsgs: -1} }, "A/roles/svc/allow_responses", "below 0", nil, false},
+		"answers for ever":                {func(w *what) { w.role.Template.Resp = &jwt.ResponsePermission{Expires: -1} }, "A/roles/svc/allow_responses", "below 0", nil, false},
+		"a network that is none":          {func(w *what) { w.role.Template.Src = jwt.CIDRList{"x", "10.0.0.0/8"} }, "A/roles/svc", "not a network", []string{"A/users/u"}, false},
+		"hours that are none":             {func(w *what) { w.role.Template.Times = []jwt.TimeRange{{Start: "x", End: "10:00:00"}} }, "A/roles/svc", "time of day", []string{"A/users/u"}, false},
+		"a kind of connection":            {func(w *what) { w.role.Template.AllowedConnectionTypes.Add("PIGEON", "STANDARD") }, "A/roles/svc", "PIGEON", []string{"A/users/u"}, false},
 		"default permissions with braces": {func(w *what) {
 			w.role.Template.Permissions = jwt.Permissions{}
 			w.a.DefaultPermissions.Pub.Allow.Add("x.{{subject()}}")
@@ -498,5 +499,27 @@ func TestTo(t *testing.T) {
 	made["A"].Exports.Add(&jwt.Export{Subject: "p", Type: jwt.Stream})
 	if _, err := nscmap.To(l); !errors.Is(err, nscmap.ErrNoSeed) || !strings.Contains(err.Error(), "account A") {
 		t.Errorf("without the seed of an account: %v", err)
+	}
+}
+
+// TestSpellings are two that no Go program writes: a list that is there and empty, which
+// allows nothing, and limits beside those of tiers, which nothing reads.
+func TestSpellings(t *testing.T) {
+	w := newWhat(t)
+	w.role.Template.Pub = jwt.Permission{Deny: jwt.StringList{"a"}}
+	w.a.Limits.JetStreamTieredLimits["R1"] = jwt.JetStreamLimits{DiskStorage: 1 << 20}
+	s := w.store()
+	for i, a := range s.Accounts {
+		if a.Name() != "A" {
+			continue
+		}
+		body := strings.Replace(string(payload(t, a.Token())), `"pub":{"deny":["a"]}`, `"pub":{"allow":[],"deny":["a"]}`, 1)
+		body = strings.Replace(body, `"wildcards":true`, `"wildcards":true,"streams":-1,"max_ack_pending":-1`, 1)
+		s.Accounts[i] = must[nscstore.Account](t)(nscstore.ParseAccount(signed(t, []byte(body), w.sk)))
+	}
+	m := clean(t, s)
+	i := slices.IndexFunc(m.File.Accounts, func(a manifest.Account) bool { return a.Name.String() == "A" })
+	if a := m.File.Accounts[i]; len(a.Roles[0].Publish.Allow) != 0 || len(a.JetStream.Tiers) != 1 || a.JetStream.Streams != nil {
+		t.Errorf("account %+v", a)
 	}
 }

@@ -125,7 +125,7 @@ func (p *Platform) fixed() error {
 		{"home", p.File.Home.String(), p.Document.Home.String()},
 	} {
 		if f.have != f.was {
-			return fmt.Errorf("%s: %w: %s is %s, and cannot become %s", p.Dir.File(), manifest.ErrInvalid, f.key, f.was, f.have)
+			return manifest.Problems{p.File.Problem(f.key, f.key+" is "+f.was+", and cannot become "+f.have, "leave it as it is, or make a new platform with 'nscsetup init'")}
 		}
 	}
 	return nil

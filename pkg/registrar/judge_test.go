@@ -76,6 +76,31 @@ func (b *bench) iat(token string) int64 {
 	return made[*jwt.AccountClaims](b.t)(jwt.DecodeAccountClaims(token)).IssuedAt
 }
 
+// What is signed to be later than a date that is nearly too far ahead must not be too far
+// ahead itself: two registrars would replace each other's for ever.
+func TestDatesNearlyTooFarAhead(t *testing.T) {
+	b := newBench(t)
+	for _, ahead := range []time.Duration{239, 240, 241, 299, 300, 301} {
+		var holds string
+		known := [2]string{}
+		for i := range known {
+			known[i] = b.token(1, map[string]int64{"U" + strconv.Itoa(i): 1}, b.signing[i], b.now.Add(ahead*time.Second))
+		}
+		pushes := 0
+		for i := range 20 {
+			res := b.resolver(i % 2)
+			items := made[[]*item](t)(res.open(known[i%2 : i%2+1]))
+			items[0].hold([]byte(holds))
+			if res.judge(items[0], 1, true); items[0].push != nil {
+				holds, pushes = items[0].push.Token, pushes+1
+			}
+		}
+		if pushes > 3 {
+			t.Errorf("dated %d s ahead: %d pushes", ahead, pushes)
+		}
+	}
+}
+
 // Registrars that look and push at any moments, in any order, over each other and over what
 // others push, beside servers that copy from each other, come to rest; and then all servers
 // hold all that any of the registrars knew.

@@ -157,9 +157,10 @@ func TestWatcherSeesARegionReturn(t *testing.T) {
 	if err := w.cluster.StopRegion(ctx, region("sgp")); err != nil {
 		t.Fatal(err)
 	}
-	pushed := o.Stats().Pushed
+	was := o.Stats()
 	o.learn(revoked)
-	o.until(ctx, t, "while it is down", func(s registrar.WatcherStats) bool { return s.Pushed > pushed })
+	// What was pushed is looked at once more, and then not again for an hour.
+	o.until(ctx, t, "while it is down", func(s registrar.WatcherStats) bool { return s.Pushed > was.Pushed && s.Looks >= was.Looks+2 })
 	w.all(ctx, t, "sfo", a, 6, w.content(t, revoked))
 	if err := w.cluster.StartRegion(ctx, region("sgp")); err != nil {
 		t.Fatal(err)

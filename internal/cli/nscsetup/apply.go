@@ -41,7 +41,7 @@ platform.yaml has nothing new to say about, stays as it is and is named as chang
 elsewhere. What was changed on both sides is a conflict: bring platform.yaml up to
 date, or take this folder's side with --override.
 
-Without servers, or with --offline, what this folder last put in force stands for
+With --offline no server is asked: what this folder last put in force stands for
 what is in force.
 
 Exit codes: 0 even if something would change; with --exit-code 2 then. 5 if the
@@ -145,6 +145,9 @@ func (g *globals) printPlan(pl *plan.Plan, cut map[string][]connection) error {
 		for _, c := range a.Cut {
 			b.WriteString("    ! " + cutLine(a.Name, c, cut) + "\n")
 		}
+		for _, l := range a.Loses {
+			b.WriteString("    ! " + l + "\n")
+		}
 	}
 	if len(pl.Document) > 0 {
 		b.WriteString("~ platform document\n")
@@ -232,7 +235,7 @@ Exit codes: 0 every server has everything; 3 some servers could not be reached o
 behind: they are named, what was done stays, and registrars bring them in line when
 they return; 5 no server could be reached; 6 changed here and elsewhere.`,
 		Example: `  nscsetup apply
-  nscsetup plan --exit-code || nscsetup apply --yes
+  nscsetup plan --exit-code; test $? -ne 2 || nscsetup apply --yes
   nscsetup apply --wait 2m --json`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return runApply(cmd.Context(), g, o) },
@@ -249,6 +252,9 @@ func runApply(ctx context.Context, g *globals, o applyOptions) error {
 	if err != nil {
 		return err
 	}
+	if o.wait < time.Second {
+		return cli.Errorf(cli.Usage, "servers need a moment: choose 1s or more", "--wait %s cannot be", o.wait)
+	}
 	t := g.tool(p)
 	t.Override = o.override
 	actx, cancel := context.WithTimeout(ctx, o.wait)
@@ -256,6 +262,9 @@ func runApply(ctx context.Context, g *globals, o applyOptions) error {
 	r, err := t.Apply(actx, func(pl *plan.Plan) error { return g.confirm(actx, t, pl, o.yes) })
 	switch {
 	case errors.Is(err, apply.ErrConflict) && r != nil && r.Plan != nil:
+		if g.json {
+			return errors.Join(g.printApplied(p, r), conflict(r.Plan))
+		}
 		return errors.Join(g.printPlan(r.Plan, nil), conflict(r.Plan))
 	case err != nil && ctx.Err() == nil && unreached(err):
 		return cli.Errorf(cli.Unavailable, "are the servers up, and are their addresses those of platform.yaml? what was done stays; run it again", "%w", err)
@@ -281,21 +290,14 @@ func runApply(ctx context.Context, g *globals, o applyOptions) error {
 
 // confirm asks before connections or accounts are closed.
 func (g *globals) confirm(ctx context.Context, t *apply.Tool, pl *plan.Plan, yes bool) error {
-	destroys := pl.Cuts()
-	for _, a := range pl.Accounts {
-		destroys = destroys || a.How == plan.Close
-	}
-	if !destroys || yes {
+	if !pl.Cuts() && !pl.Destroys() || yes {
 		return nil
 	}
 	cut, err := connections(ctx, t, pl)
 	if err != nil {
 		return err
 	}
-	any := false
-	for _, a := range pl.Accounts {
-		any = any || a.How == plan.Close
-	}
+	any := pl.Destroys()
 	for _, who := range cut {
 		any = any || len(who) > 0
 	}
@@ -321,7 +323,7 @@ func (g *globals) ask(show func() error, question string) error {
 	case "y", "yes":
 		return nil
 	}
-	return cli.Errorf(cli.Failed, "nothing was changed", "not confirmed")
+	return cli.Errorf(cli.Failed, "nothing of it was changed", "not confirmed")
 }
 
 // applyReport is what `apply --json` says.
@@ -332,6 +334,8 @@ type applyReport struct {
 	Accounts int        `json:"accounts"`
 	InLine   int        `json:"in_line"` // accounts that every server has
 	Behind   []behind   `json:"behind"`
+	Streams  string     `json:"streams,omitempty"` // why some of the ledger's streams wait for the next run
+	Regions  []string   `json:"regions,omitempty"` // that are new: bring their folders to where their services will run
 	TookMS   int64      `json:"took_ms"`
 }
 
@@ -347,6 +351,12 @@ func (g *globals) printApplied(p *platform.Platform, r *apply.Result) error {
 	}
 	for _, b := range r.Behind {
 		rep.Behind = append(rep.Behind, behind{b.Server, b.Why})
+	}
+	if r.Streams != nil {
+		rep.Streams = r.Streams.Error()
+	}
+	for _, region := range r.Regions {
+		rep.Regions = append(rep.Regions, region.String())
 	}
 	if g.json {
 		return cli.JSON(g.Out, rep)

@@ -53,6 +53,9 @@ type Account struct {
 	Diff []Line `json:"diff"`
 	// Cut are the roles whose connections close: their template changes, or their key goes.
 	Cut []Cut `json:"cut,omitempty"`
+	// Loses says what else users of the account may notice: connections beyond a limit that
+	// falls, streams that cannot be reached any more.
+	Loses []string `json:"loses,omitempty"`
 
 	// Want are the claims that would be in force, without version and signature.
 	Want *jwt.AccountClaims `json:"-"`
@@ -79,9 +82,35 @@ func (p *Plan) Empty() bool {
 	return len(p.Accounts) == 0 && len(p.Document) == 0 && len(p.Conflicts) == 0
 }
 
-// Cuts tells whether connections would be closed.
+// Cuts tells whether connections would be closed because of their roles.
 func (p *Plan) Cuts() bool {
 	return slices.ContainsFunc(p.Accounts, func(a Account) bool { return len(a.Cut) > 0 })
+}
+
+// Destroys tells whether somebody may lose something for certain: an account closes, or has
+// less than it had.
+func (p *Plan) Destroys() bool {
+	return slices.ContainsFunc(p.Accounts, func(a Account) bool { return a.How == Close || len(a.Loses) > 0 })
+}
+
+// loses says what an account has less of than it had, beside its roles.
+func loses(was, want *jwt.AccountClaims) []string {
+	if was == nil {
+		return nil
+	}
+	var out []string
+	less := func(before, after int64) bool { return after >= 0 && (before < 0 || after < before) }
+	a, b := was.Limits, want.Limits
+	if less(a.Conn, b.Conn) {
+		out = append(out, fmt.Sprintf("servers close connections beyond %d", b.Conn))
+	}
+	if less(a.LeafNodeConn, b.LeafNodeConn) {
+		out = append(out, fmt.Sprintf("servers close leafnodes beyond %d", b.LeafNodeConn))
+	}
+	if a.IsJSEnabled() && !b.IsJSEnabled() {
+		out = append(out, "its streams cannot be reached any more, until it has JetStream again")
+	}
+	return out
 }
 
 // Compute holds what is wanted against what is in force. base tells a change of this
@@ -165,7 +194,7 @@ func (p *Plan) account(name string, base Base, force *Known, want *jwt.AccountCl
 	case force == nil || force.Closed:
 		a.How = Create
 	}
-	a.Cut = cuts(was, want)
+	a.Cut, a.Loses = cuts(was, want), loses(was, want)
 	return a, nil
 }
 

@@ -367,3 +367,30 @@ func TestParts(t *testing.T) {
 		t.Errorf("%+v %v", back, err)
 	}
 }
+
+// What an account has less of is said, and what it has more of is not.
+func TestLoses(t *testing.T) {
+	d := doc(nil)
+	limited := func(conns, leafs, disk int64) *jwt.AccountClaims {
+		c := app("A", "x")
+		c.Limits.Conn, c.Limits.LeafNodeConn, c.Limits.DiskStorage = conns, leafs, disk
+		return c
+	}
+	for _, tc := range []struct {
+		what      string
+		was, want *jwt.AccountClaims
+		loses     int
+	}{
+		{"fewer connections", limited(20, 0, 0), limited(2, 0, 0), 1},
+		{"a limit of connections where there was none", limited(-1, 0, 0), limited(2, 0, 0), 1},
+		{"more connections", limited(2, 0, 0), limited(-1, 0, 0), 0},
+		{"no leafnodes any more", limited(2, 1, 0), limited(2, 0, 0), 1},
+		{"no JetStream any more", limited(2, 0, -1), limited(2, 0, 0), 1},
+		{"JetStream", limited(2, 0, 0), limited(2, 0, -1), 0},
+	} {
+		p := compute(t, BaseOf(wanted(d, tc.was)), state(d, tc.was), wanted(d, tc.want))
+		if len(p.Accounts) != 1 || len(p.Accounts[0].Loses) != tc.loses || p.Destroys() != (tc.loses > 0) {
+			t.Errorf("%s: %+v", tc.what, p.Accounts)
+		}
+	}
+}
