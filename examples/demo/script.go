@@ -314,7 +314,14 @@ func (p *script) race(ctx context.Context) error {
 	)
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
-	begin := time.Now().Add(100 * time.Millisecond)
+	// The clock starts when all have connected: on a busy machine that takes a while, and
+	// who was late would meet nobody.
+	var (
+		connected sync.WaitGroup
+		begin     time.Time
+		start     = make(chan struct{})
+	)
+	connected.Add(2 * pairs)
 	for side, region := range []string{near, west} {
 		r, err := ident.ParseRegion(region)
 		if err != nil {
@@ -326,12 +333,16 @@ func (p *script) race(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			at := begin
+			var late time.Duration
 			if side == 1 {
-				at = at.Add(time.Duration(i-pairs/2) * 500 * time.Microsecond)
+				late = time.Duration(i-pairs/2) * 500 * time.Microsecond
 			}
 			wg.Go(func() {
-				err := p.claim(ctx, reg.URLs, name, at)
+				err := p.claim(ctx, reg.URLs, name, func() time.Time {
+					connected.Done()
+					<-start
+					return begin.Add(late)
+				})
 				mu.Lock()
 				defer mu.Unlock()
 				switch {
@@ -345,6 +356,9 @@ func (p *script) race(ctx context.Context) error {
 			})
 		}
 	}
+	connected.Wait()
+	begin = time.Now().Add(50 * time.Millisecond)
+	close(start)
 	wg.Wait()
 	if err := errors.Join(errs...); err != nil {
 		return err
@@ -358,17 +372,21 @@ func (p *script) race(ctx context.Context) error {
 	return nil
 }
 
-func (p *script) claim(ctx context.Context, urls []string, name ident.Name, at time.Time) error {
+// claim connects, and asks for a name at the moment that at gives, which it calls once,
+// whether it is connected or not.
+func (p *script) claim(ctx context.Context, urls []string, name ident.Name, at func() time.Time) error {
 	key, err := keystore.Generate(keystore.User)
 	if err != nil {
+		at()
 		return err
 	}
 	nc, err := p.pl.DialGuest(ctx, urls)
+	when := at()
 	if err != nil {
 		return err
 	}
 	defer nc.Close()
-	t := time.NewTimer(time.Until(at))
+	t := time.NewTimer(time.Until(when))
 	defer t.Stop()
 	select {
 	case <-t.C:
