@@ -234,7 +234,7 @@ func (w *world) leave(stays, goes *term) {
 
 // renewal: who has a credential of seconds stays for longer than it.
 func (w *world) renewal(t *testing.T) {
-	carol := w.chat(t, "carol", "sfo", "--ttl", "6s")
+	carol := w.chat(t, "carol", "sfo", "--ttl", "8s")
 	carol.WaitFor(connected("sfo"), soon)
 	left := regexp.MustCompile(`(?m)^ sfo · connected · credential (\d+)s`)
 	// The time that is left falls, and rises with each new credential. The second
@@ -255,8 +255,7 @@ func (w *world) renewal(t *testing.T) {
 	if s := carol.Screen(); strings.Contains(s, "EXPIRED") {
 		t.Errorf("carol's screen:\n%s", s)
 	}
-	carol.Enter("still here")
-	carol.WaitFor(`<carol> still here$`, soon)
+	reaches(t, carol, "still here", `<carol> still here$`, carol)
 	carol.Key("Ctrl-C")
 	carol.WaitEnd(cli.OK)
 }

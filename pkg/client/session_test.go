@@ -107,12 +107,17 @@ func works(t *testing.T, s *client.Session) {
 		t.Fatal(err)
 	}
 	defer func() { _ = posts.Unsubscribe() }()
-	if err := s.Conn.Publish(subject.Post(room, room), []byte("x")); err != nil {
-		t.Fatal(err)
+	// What is under way in the moment in which a connection changes to a new credential
+	// is lost, core NATS keeps nothing: so it may be posted again.
+	for range 10 {
+		if err := s.Conn.Publish(subject.Post(room, room), []byte("x")); err != nil {
+			t.Fatal(err)
+		}
+		if _, err = posts.NextMsg(2 * time.Second); err == nil {
+			return
+		}
 	}
-	if _, err := posts.NextMsg(5 * time.Second); err != nil {
-		t.Fatalf("a post does not come back: %v", err)
-	}
+	t.Fatalf("a post does not come back: %v", err)
 }
 
 func TestRenewal(t *testing.T) {

@@ -154,8 +154,12 @@ func plainPattern(s string) (reason, hint string) {
 //
 // area is words and wildcards, such as $SYS.>.
 func (p pattern) reaches(area, account string) bool {
+	// What is empty is a mistake that is reported elsewhere.
+	if p.text == "" || area == "" {
+		return false
+	}
 	// Most begin differently, and need no closer look.
-	if p.text == "" || p.text[0] != area[0] && strings.IndexByte("*>{", p.text[0]) < 0 && strings.IndexByte("*>", area[0]) < 0 {
+	if p.text[0] != area[0] && strings.IndexByte("*>{", p.text[0]) < 0 && strings.IndexByte("*>", area[0]) < 0 {
 		return false
 	}
 	if len(p.templates) == 0 {
