@@ -47,6 +47,12 @@ type AdoptedUser struct {
 	Key   *keystore.Key
 }
 
+// Steps is how many steps Adopt takes.
+func (a Adoption) Steps() int {
+	batches := func(n int) int { return (n + adoptBatch - 1) / adoptBatch }
+	return 8 + batches(1+len(a.Signing)+len(a.Accounts)+len(a.Roles)) + batches(len(a.Users))
+}
+
 // neverEnds stands in the record of a user for a credential that has no end, so that
 // nobody takes it for one that is over: the last second of the year 9999.
 const neverEnds = 253402300799

@@ -156,6 +156,9 @@ func TestAdopt(t *testing.T) {
 	if _, err := platform.Adopt(t.Context(), dir, adoption(t), now(), func(what string) { steps = append(steps, what) }); err != nil {
 		t.Fatal(err)
 	}
+	if n := adoption(t).Steps(); n != len(steps) {
+		t.Errorf("%d steps, and not %d: %q", len(steps), n, steps)
+	}
 	adopted(t, dir)
 	// Once it is there, it is not made again.
 	before := content(t, dir)

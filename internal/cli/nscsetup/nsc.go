@@ -160,17 +160,31 @@ func runNSCImport(ctx context.Context, g *globals, o nscImportOptions, dir strin
 	if len(m.Refused) > 0 {
 		return g.refused(s, m)
 	}
+	p, err := g.adopt(ctx, o.into, m, now)
+	if err != nil {
+		return err
+	}
+	return g.printImport(p, o.into, m)
+}
+
+// adopt makes the platform.
+func (g *globals) adopt(ctx context.Context, dir string, m *nscmap.Moved, now time.Time) (*platform.Platform, error) {
 	a := platform.Adoption{
 		File: m.File, Operator: m.Operator, Key: m.Key, Signing: m.Signing, Accounts: m.Accounts, Roles: m.Roles, Revocations: m.Revocations,
 	}
 	for _, u := range m.Users {
 		a.Users = append(a.Users, platform.AdoptedUser(u))
 	}
-	p, err := platform.Adopt(ctx, o.into, a, now, nil)
-	if err != nil {
-		return err
+	show, done := cli.Progress(g.IO), 0
+	if show == nil {
+		return platform.Adopt(ctx, dir, a, now, nil)
 	}
-	return g.printImport(p, o.into, m)
+	const what = "making the platform"
+	defer show(what, 1, 1)
+	return platform.Adopt(ctx, dir, a, now, func(string) {
+		show(what, done, a.Steps())
+		done++
+	})
 }
 
 // read reads the operator.
