@@ -2,9 +2,11 @@ package convergebench
 
 import (
 	"context"
+	"os"
 	"runtime"
 	"slices"
 	"strconv"
+	"syscall"
 	"testing"
 	"time"
 
@@ -32,6 +34,7 @@ const (
 // world is a supercluster of three regions with three servers each, that has no accounts
 // but SYS.
 type world struct {
+	dir     string
 	cluster *supercluster.Supercluster
 	op      *trust.Operator
 	signing *keystore.Key
@@ -49,13 +52,13 @@ func must[T any](v T, err error) T {
 func start(ctx context.Context, b *testing.B) *world {
 	b.Helper()
 	root, system, role := must(keystore.Generate(keystore.Operator)), must(keystore.Generate(keystore.Account)), must(keystore.Generate(keystore.Account))
-	w := &world{signing: must(keystore.Generate(keystore.Operator))}
+	w := &world{dir: must(os.MkdirTemp("", "convergebench-*")), signing: must(keystore.Generate(keystore.Operator))}
 	token := must(trust.NewOperator("bench", root, []string{w.signing.Public()}, must(ident.ParseAccountKey(system.Public()))))
 	w.op = must(trust.ParseOperator(token))
 	sys := jwt.NewAccountClaims(system.Public())
 	sys.Name = "SYS"
 	sys.SigningKeys.Add(role.Public())
-	cfg := supercluster.Config{Dir: b.TempDir(), Operator: token, SystemAccount: must(sys.Encode(w.signing.Pair()))}
+	cfg := supercluster.Config{Dir: w.dir, Operator: token, SystemAccount: must(sys.Encode(w.signing.Pair()))}
 	const free = "127.0.0.1:0"
 	for _, name := range []string{"ams", "sfo", "sgp"} {
 		r := supercluster.Region{Name: must(ident.ParseRegion(name)), Gateway: free}
@@ -90,6 +93,11 @@ func (w *world) close(ctx context.Context, b *testing.B) {
 	b.Helper()
 	w.nc.Close()
 	if err := w.cluster.Close(ctx); err != nil {
+		b.Error(err)
+	}
+	// Now, and not at the end: what is still to be written to the disk would be written
+	// during the next measurement.
+	if err := os.RemoveAll(w.dir); err != nil {
 		b.Error(err)
 	}
 }
@@ -129,6 +137,17 @@ func (w *world) converge(ctx context.Context, b *testing.B, tokens []string) {
 	if err != nil || rep.InLine() != len(tokens) || rep.Pushed() != len(tokens) || len(rep.Servers) != len(w.names) {
 		b.Fatalf("%d of %d in line, %d pushed: %v", rep.InLine(), len(tokens), rep.Pushed(), err)
 	}
+}
+
+// survey asks for accounts that all servers hold.
+func (w *world) survey(ctx context.Context, b *testing.B, tokens []string) float64 {
+	b.Helper()
+	began := time.Now()
+	rep, err := w.resolver().Survey(ctx, tokens, w.names)
+	if err != nil || rep.Err() != nil {
+		b.Fatalf("%v %v", err, rep.Err())
+	}
+	return float64(len(tokens)) / time.Since(began).Seconds()
 }
 
 // underWay is how many pushes the raw loop has under way: more are no faster, and with all
@@ -182,6 +201,16 @@ func (w *world) slow(b *testing.B, tokens []string) {
 	}
 }
 
+// processor is how much of the machine's processors this process has used.
+func processor(b *testing.B) time.Duration {
+	b.Helper()
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
 // figures are those of several rounds.
 type figures []float64
 
@@ -204,36 +233,47 @@ func (f figures) report(b *testing.B, what string) float64 {
 func BenchmarkConverge(b *testing.B) {
 	ctx, cancel := context.WithTimeout(b.Context(), 20*time.Minute)
 	defer cancel()
-	// measure gives accounts a second.
-	measure := func(n int, do func(w *world, tokens []string)) float64 {
+	var surveyed figures
+	// measure gives accounts a second, and what one takes of a processor.
+	measure := func(n int, do func(w *world, tokens []string)) (rate, cpu float64) {
 		w := start(ctx, b)
 		defer w.close(ctx, b)
 		tokens := w.fresh(b, n)
 		runtime.GC()
-		began := time.Now()
+		began, used := time.Now(), processor(b)
 		do(w, tokens)
-		return float64(n) / time.Since(began).Seconds()
+		took, used := time.Since(began).Seconds(), processor(b)-used
+		if n == accounts {
+			surveyed = append(surveyed, w.survey(ctx, b, tokens))
+		}
+		return float64(n) / took, used.Seconds() / float64(n)
 	}
 	for b.Loop() {
-		var converged, raw, ratio figures
-		ways := []func(){
-			func() {
-				converged = append(converged, measure(accounts, func(w *world, tokens []string) { w.converge(ctx, b, tokens) }))
-			},
-			func() {
-				raw = append(raw, measure(accounts, func(w *world, tokens []string) { w.raw(ctx, b, tokens) }))
-			},
+		var converged, raw, ratio, ratioCPU figures
+		ours := func() (float64, float64) {
+			return measure(accounts, func(w *world, tokens []string) { w.converge(ctx, b, tokens) })
 		}
-		for range rounds {
-			for _, way := range ways {
-				way()
+		theirs := func() (float64, float64) {
+			return measure(accounts, func(w *world, tokens []string) { w.raw(ctx, b, tokens) })
+		}
+		for round := range rounds {
+			var rate, rateRaw, cpu, cpuRaw float64
+			if round%2 == 0 {
+				rate, cpu = ours()
+				rateRaw, cpuRaw = theirs()
+			} else {
+				rateRaw, cpuRaw = theirs()
+				rate, cpu = ours()
 			}
-			ratio = append(ratio, converged[len(converged)-1]/raw[len(raw)-1])
-			slices.Reverse(ways)
+			converged, raw = append(converged, rate), append(raw, rateRaw)
+			ratio, ratioCPU = append(ratio, rate/rateRaw), append(ratioCPU, cpuRaw/cpu)
 		}
-		slow := measure(oneByOne, func(w *world, tokens []string) { w.slow(b, tokens) })
+		slow, _ := measure(oneByOne, func(w *world, tokens []string) { w.slow(b, tokens) })
 		rate := converged.report(b, "accounts/s")
 		raw.report(b, "raw-accounts/s")
+		surveyed.report(b, "surveyed-accounts/s")
+		// The same, as far as other programs on the machine have nothing to do with it.
+		ratioCPU.report(b, "of-raw-by-processor-time")
 		b.ReportMetric(slow, "one-by-one-accounts/s")
 		b.ReportMetric(rate/slow, "times-one-by-one")
 		if got := ratio.report(b, "of-raw"); got < atLeast {

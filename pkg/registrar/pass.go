@@ -26,6 +26,8 @@ const (
 	// a client that does not read them for dead.
 	maxDue      = 8 << 10
 	maxDueBytes = 16 << 20
+	// firstDue is what may be under way before it is seen how large answers are.
+	firstDue = 512
 	// answerSize is more than an answer to UPDATE has, and an empty one to LOOKUP with what
 	// surrounds it.
 	answerSize = 1 << 10
@@ -45,7 +47,6 @@ const (
 // item is one account in a pass. It belongs to the pass, and to a judge while that has it.
 type item struct {
 	st      Standing
-	known   int                      // how many of opened the caller gave
 	opened  []trust.AccountJWT       // verified, no two the same
 	says    map[string]trust.Content // what some of opened say, by token
 	size    int                      // bytes of the largest
@@ -87,6 +88,9 @@ type pass struct {
 	serial uint64
 	due    int // answers
 	bytes  int
+	// What servers said so far that they hold, in answers and bytes: it may be much larger
+	// than what is known.
+	heldAnswers, heldBytes int
 
 	look, send []*item // that are to be asked for, and pushed
 	judges     chan *item
@@ -130,7 +134,6 @@ func (r *Resolver) open(known []string) ([]*item, error) {
 			items, of[a.Account.String()] = append(items, it), it
 		}
 		it.add(a)
-		it.known = len(it.opened)
 	}
 	return items, nil
 }
@@ -206,7 +209,7 @@ func (p *pass) work(ctx context.Context, items []*item) error {
 // fill sends as much as may be under way. Pushes go first: the longer they come after
 // the look, the more of others' they overwrite.
 func (p *pass) fill() error {
-	for p.due < maxDue && p.bytes < maxDueBytes {
+	for p.due < min(maxDue, firstDue+2*p.heldAnswers) && p.bytes < maxDueBytes {
 		switch {
 		case len(p.send) > 0:
 			it := p.send[0]
@@ -217,7 +220,8 @@ func (p *pass) fill() error {
 		case len(p.look) > 0:
 			it := p.look[0]
 			p.look = p.look[1:]
-			if err := p.ask(it, subject.ClaimsLookup(it.st.Account), nil, it.size+answerSize); err != nil {
+			each := max(it.size, 2*p.heldBytes/max(1, p.heldAnswers)) + answerSize
+			if err := p.ask(it, subject.ClaimsLookup(it.st.Account), nil, each); err != nil {
 				return err
 			}
 		default:
@@ -272,6 +276,7 @@ func (p *pass) answer(m *nats.Msg) {
 		p.stored(q, m.Data)
 	} else {
 		q.it.hold(m.Data)
+		p.heldAnswers, p.heldBytes = p.heldAnswers+1, p.heldBytes+len(m.Data)
 	}
 	if p.complete(q) {
 		p.finish(serial, q)
