@@ -11,7 +11,7 @@
 //   - Imports and exports. A right to publish is none to be heard in another account,
 //     and what an import brings is delivered if its subject here is subscribed to.
 //   - The account's subject mappings. Servers map first, and then ask whether the user
-//     may publish to what came out: ask about that.
+//     may publish to what came out: ask about that, which pkg/permission/mapping gives.
 //   - The reply subject of a request. Servers let the sender choose any, but for their
 //     own (_R_, _GR_, $JS.ACK); see docs/architecture.md on what follows from that.
 //   - MQTT, where some subjects of the server's own are allowed to everybody, and
@@ -69,6 +69,9 @@ type Account struct {
 	// Default are the account's default permissions. They are in force for users whose
 	// template has none of its own, and are not expanded.
 	Default jwt.Permissions
+	// Mappings are what becomes of subjects that are published to. Nothing here applies
+	// them: pkg/permission/mapping does.
+	Mappings jwt.Mapping
 	// Callout tells that the account's users are authenticated by auth callout.
 	Callout bool
 	// System tells that it is the system account.
@@ -83,7 +86,7 @@ func AccountOf(c *jwt.AccountClaims, system bool) (Account, error) {
 		return Account{}, fmt.Errorf("account %.64q: %w", c.Name, err)
 	}
 	return Account{
-		Key: key, Name: c.Name, Tags: c.Tags, Default: c.DefaultPermissions,
+		Key: key, Name: c.Name, Tags: c.Tags, Default: c.DefaultPermissions, Mappings: c.Mappings,
 		Callout: c.HasExternalAuthorization(), System: system,
 	}, nil
 }

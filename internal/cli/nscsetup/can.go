@@ -15,6 +15,7 @@ import (
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/inspect"
 	"github.com/herald-nats/herald/pkg/permission"
+	"github.com/herald-nats/herald/pkg/permission/mapping"
 	"github.com/herald-nats/herald/pkg/platform"
 	"github.com/herald-nats/herald/pkg/platform/claims"
 	"github.com/herald-nats/herald/pkg/platform/manifest"
@@ -44,9 +45,12 @@ its nkey, or a static user of the role, with --user, and its tags with --tag. Wi
 to publish to a wildcard is to publish to that very word; a subscription may have
 wildcards, and what a denial takes out of it is shown.
 
-Not looked at: expiry, revocation, hours, networks and limits; what imports and
-mappings make of a subject; and that whoever may send a request anywhere may have the
-answer land on any subject of its account.
+Where mappings of the account take the subject, servers decide upon what it becomes;
+that is shown, and all that it may become must be allowed.
+
+Not looked at: expiry, revocation, hours, networks and limits; what imports make of a
+subject; and that whoever may send a request anywhere may have the answer land on any
+subject of its account.
 
 Exit codes: 0 allowed, 1 denied, 2 that is no subject.`,
 		Example: `  nscsetup can CHAT/member publish chat.KUBECON.posts.General
@@ -81,8 +85,22 @@ type canReport struct {
 	Refused   string    `json:"refused,omitempty"` // why servers take nobody like this
 	User      string    `json:"user,omitempty"`    // the nkey that it is decided for
 	MadeUp    bool      `json:"user_made_up"`      // whether nobody has that nkey
+	Mapped    []mapped  `json:"mapped,omitempty"`  // what mappings make of the subject
 
 	text string // the verdict, for people
+}
+
+// mapped is what a mapping may make of the subject, and what servers say to that.
+type mapped struct {
+	Subject string   `json:"subject"` // empty: it is dropped
+	Mapping string   `json:"mapping"`
+	Percent int      `json:"percent"`
+	Region  string   `json:"region,omitempty"`
+	Allowed bool     `json:"allowed"`
+	Rule    *canRule `json:"rule,omitempty"`
+	Note    string   `json:"note,omitempty"`
+
+	text string
 }
 
 // canRule is a line of a role.
@@ -141,7 +159,7 @@ func runCan(g *globals, o canOptions, role, direction, subj string) error {
 	case err != nil:
 		return err
 	default:
-		if err := r.decide(rights, subj, o.queue); err != nil {
+		if err := r.decide(rights, user.Account.Mappings, subj, o.queue); err != nil {
 			return cli.Errorf(cli.Usage, "a subject is words with dots between them, such as orders.new; put it into quotes if it has * or >", "%w", err)
 		}
 	}
@@ -246,25 +264,111 @@ func unknownRole(p *platform.Platform, ref manifest.RoleRef, err error) error {
 	return cli.Errorf(cli.Usage, hint, "%w", err)
 }
 
-func (r *canReport) decide(rights *permission.Rights, subj, queue string) error {
-	decide := func() (permission.Verdict, error) { return rights.Publish(subj) }
+// decide asks what servers ask. mappings are those of the account.
+func (r *canReport) decide(rights *permission.Rights, mappings jwt.Mapping, subj, queue string) error {
+	_, r.Ignored = rightLines(rights)
 	if r.Direction == string(permission.Subscribing) {
-		decide = func() (permission.Verdict, error) { return rights.Subscribe(subj, queue) }
+		v, err := rights.Subscribe(subj, queue)
+		r.take(v)
+		return err
 	}
-	v, err := decide()
+	v, err := rights.Publish(subj)
 	if err != nil {
 		return err
 	}
-	r.Allowed, r.AsReply, r.Note, r.text = v.Allowed, v.OnlyAsReply, inspect.Clean(v.Note), inspect.Clean(v.String())
-	if !v.Rule.IsZero() {
-		rule := ruleOf(v.Rule)
-		r.Rule = &rule
+	outcomes, err := mapping.Of(mappings, subj)
+	switch {
+	case err != nil:
+		r.Note = inspect.Clean(err.Error())
+		r.text = "denied, as far as can be told: " + r.Note
+		return nil
+	case outcomes[0].Source == "":
+		r.take(v)
+		return nil
 	}
+	r.takeMapped(rights, outcomes)
+	return nil
+}
+
+// take takes what servers say.
+func (r *canReport) take(v permission.Verdict) {
+	r.Allowed, r.AsReply, r.Note, r.text = v.Allowed, v.OnlyAsReply, inspect.Clean(v.Note), inspect.Clean(v.String())
+	r.Rule = deciding(v)
 	for _, f := range v.Filtered {
 		r.Filtered = append(r.Filtered, ruleOf(f))
 	}
-	_, r.Ignored = rightLines(rights)
-	return nil
+}
+
+// deciding is the line that decided, if one did.
+func deciding(v permission.Verdict) *canRule {
+	if v.Rule.IsZero() {
+		return nil
+	}
+	rule := ruleOf(v.Rule)
+	return &rule
+}
+
+// takeMapped takes what servers say to all that a subject may become. What they drop is
+// neither allowed nor denied.
+func (r *canReport) takeMapped(rights *permission.Rights, outcomes []mapping.Outcome) {
+	var yes, no int
+	for _, o := range outcomes {
+		m := mapped{Subject: inspect.Clean(o.Subject), Mapping: inspect.Clean(o.Source), Percent: o.Percent, Region: inspect.Clean(o.Cluster), text: "dropped"}
+		if o.Subject != "" {
+			v, err := rights.Publish(o.Subject)
+			if err != nil {
+				v.Note = err.Error() // a function made of it what is no subject
+			}
+			m.Allowed, m.Rule, m.Note, m.text = v.Allowed, deciding(v), inspect.Clean(v.Note), inspect.Clean(v.String())
+			if v.Allowed {
+				yes++
+			} else {
+				no++
+			}
+		}
+		r.Mapped = append(r.Mapped, m)
+	}
+	r.Allowed = yes > 0 && no == 0
+	switch {
+	case r.Allowed:
+		r.Note = "whatever mappings make of it"
+		r.text = "allowed, " + r.Note
+	case yes > 0:
+		r.Note = "it depends on what mappings make of it"
+		r.text = "denied at times: " + r.Note
+	default:
+		r.Note = "mappings make of it what is not allowed"
+		r.text = "denied: " + r.Note
+	}
+}
+
+// line is what a mapping makes of a subject, for people.
+func (m mapped) line() string {
+	s := fmt.Sprintf("mapped to %q", m.Subject)
+	if m.Subject == "" {
+		s = "mapped to nothing"
+	}
+	s += fmt.Sprintf(" by the mapping of %q", m.Mapping)
+	if m.Percent != 100 {
+		s += fmt.Sprintf(", %d of a hundred messages", m.Percent)
+	}
+	if m.Region != "" {
+		s += ", in " + m.Region
+	}
+	return s + ": " + m.text
+}
+
+// ofTheUser tells whether it may be otherwise for another user: not where the lines that
+// decided name none.
+func (r *canReport) ofTheUser() bool {
+	rules := []*canRule{r.Rule}
+	if len(r.Mapped) > 0 {
+		rules = nil
+	}
+	for _, m := range r.Mapped {
+		rules = append(rules, m.Rule)
+	}
+	return slices.ContainsFunc(rules, func(rule *canRule) bool { return rule == nil || strings.Contains(rule.Written, "{{") })
 }
 
 func (g *globals) printCan(r canReport) error {
@@ -277,8 +381,10 @@ func (g *globals) printCan(r canReport) error {
 	} else {
 		fmt.Fprintf(&b, "%s\n", r.text)
 	}
-	// Where the line names no user it is the same for everybody.
-	if r.MadeUp && (r.Rule == nil || strings.Contains(r.Rule.Written, "{{")) {
+	for _, m := range r.Mapped {
+		fmt.Fprintf(&b, "%s\n", m.line())
+	}
+	if r.MadeUp && r.ofTheUser() {
 		fmt.Fprintf(&b, "for a user with the made-up nkey %s: name one with --user\n", r.User)
 	}
 	for _, f := range r.Filtered {
