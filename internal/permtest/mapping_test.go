@@ -54,7 +54,7 @@ func (g generator) mappings() jwt.Mapping {
 		var to []jwt.WeightedMapping
 		for range rapid.IntRange(1, 3).Draw(g.T, "destinations") {
 			w := jwt.WeightedMapping{Subject: jwt.Subject(g.destination(source)), Cluster: g.oneOf("cluster", "", "", here, "sfo")}
-			if g.chance("itself", 10) && !strings.Contains(source, "*") && !strings.Contains(source, ">") {
+			if g.chance("itself", 2) && !strings.Contains(source, "*") && !strings.Contains(source, ">") {
 				w.Subject = jwt.Subject(source)
 			}
 			if left[w.Cluster] == 0 || slices.ContainsFunc(to, func(o jwt.WeightedMapping) bool { return o.Subject == w.Subject }) {
@@ -157,7 +157,7 @@ func TestMappings(t *testing.T) {
 		}
 	})
 	t.Logf("%d subjects: %d certain, %d by chance, %d outcomes dropped, %d denied", asked, certain, chances, dropped, denied)
-	if min(certain, chances, dropped, denied) < 20 {
+	if min(certain, chances, denied) < 100 || dropped == 0 {
 		t.Error("of something there was too little")
 	}
 }
