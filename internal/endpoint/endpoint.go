@@ -16,12 +16,12 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/micro"
 
+	"github.com/herald-nats/herald/internal/build"
 	"github.com/herald-nats/herald/pkg/trust"
 	"github.com/herald-nats/herald/pkg/wire"
 )
 
 const (
-	version     = "0.1.0"
 	maxInFlight = 512             // requests at work on one connection
 	maxWork     = 4 * time.Second // for one request: clients have given up by then
 )
@@ -67,7 +67,7 @@ type Server struct {
 // with each endpoint by `nats micro stats`; it may be nil, and has to hold no secret.
 func Serve(nc *nats.Conn, name, queue, description string, endpoints []Endpoint, stats func() any) (*Server, error) {
 	s := newServer(nc)
-	config := micro.Config{Name: name, Version: version, Description: description, QueueGroup: queue}
+	config := micro.Config{Name: name, Version: build.Read().Semantic(), Description: description, QueueGroup: queue}
 	if stats != nil {
 		config.StatsHandler = func(*micro.Endpoint) any { return stats() }
 	}

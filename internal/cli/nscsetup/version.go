@@ -1,12 +1,12 @@
 package nscsetup
 
 import (
-	"cmp"
-	"runtime"
-	"runtime/debug"
+	"maps"
+	"slices"
 
 	"github.com/spf13/cobra"
 
+	"github.com/herald-nats/herald/internal/build"
 	"github.com/herald-nats/herald/internal/cli"
 )
 
@@ -24,17 +24,6 @@ libraries.`,
 	}
 }
 
-// versionReport is what `version --json` says. What the build did not note is empty.
-type versionReport struct {
-	Version  string            `json:"version"`
-	Commit   string            `json:"commit,omitempty"`
-	Time     string            `json:"time,omitempty"` // of the commit
-	Modified bool              `json:"modified"`       // whether it was built from more than the commit
-	Go       string            `json:"go"`
-	Platform string            `json:"platform"` // such as linux/amd64
-	Modules  map[string]string `json:"modules"`
-}
-
 // shownModules are those whose behaviour the platform rests on.
 func shownModules() []string {
 	return []string{
@@ -42,35 +31,10 @@ func shownModules() []string {
 	}
 }
 
-func readVersion() versionReport {
-	r := versionReport{Version: "unknown", Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH, Modules: map[string]string{}}
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return r
-	}
-	r.Version = cmp.Or(info.Main.Version, r.Version)
-	for _, s := range info.Settings {
-		switch s.Key {
-		case "vcs.revision":
-			r.Commit = s.Value
-		case "vcs.time":
-			r.Time = s.Value
-		case "vcs.modified":
-			r.Modified = s.Value == "true"
-		}
-	}
-	versions := map[string]string{}
-	for _, m := range info.Deps {
-		versions[m.Path] = m.Version
-		if m.Replace != nil {
-			versions[m.Path] = m.Replace.Version + " (replaced)"
-		}
-	}
-	for _, path := range shownModules() {
-		if v, ok := versions[path]; ok {
-			r.Modules[path] = v
-		}
-	}
+// readVersion is what `version --json` says.
+func readVersion() build.Info {
+	r := build.Read()
+	maps.DeleteFunc(r.Modules, func(path, _ string) bool { return !slices.Contains(shownModules(), path) })
 	return r
 }
 
