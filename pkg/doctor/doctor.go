@@ -93,6 +93,8 @@ type Facts struct {
 type Described struct {
 	Home    ident.Region
 	Regions []Region
+	// MaxPayload is what servers are to take, in bytes; 0: not known.
+	MaxPayload int
 }
 
 // Region is a region as it is described.

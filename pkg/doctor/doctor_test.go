@@ -393,6 +393,14 @@ func cases() []struct {
 			"account-fat error: account CHAT: its JWT has 1048476 bytes; servers take 1048576 (max_payload)",
 			"account-fat warning: account LEDGER: its JWT has 524288 bytes; servers take 1048576 (max_payload)",
 		}},
+		{"fat accounts, and nobody asked", func(f *Facts) {
+			f.Seen, f.Services, f.Described.MaxPayload = nil, nil, 1<<20
+			f.Accounts[0].Size, f.Accounts[1].Size = 1<<19, 1<<20-100
+		}, []string{
+			"account-fat error: account CHAT: its JWT has 1048476 bytes; servers take 1048576 (max_payload)",
+			"account-fat warning: account LEDGER: its JWT has 524288 bytes; servers take 1048576 (max_payload)",
+			"nobody-answers error: the platform: no server answered",
+		}},
 		{"accounts that end", func(f *Facts) {
 			f.Accounts[0].Expires, f.Accounts[1].Expires = now, now.Add(3*time.Hour)
 			f.Accounts[1].Changed = now.Add(-20 * time.Hour)

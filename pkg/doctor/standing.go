@@ -2,7 +2,7 @@ package doctor
 
 // standings looks at all accounts.
 func (r *report) standings() {
-	least, limited := 0, false
+	least, limited := r.Described.MaxPayload, r.Described.MaxPayload > 0
 	if r.Seen != nil {
 		for _, s := range r.Seen.Servers {
 			if s.MaxPayload > 0 && (!limited || s.MaxPayload < least) {

@@ -22,6 +22,7 @@ import (
 	"github.com/herald-nats/herald/internal/cli"
 	"github.com/herald-nats/herald/internal/survey"
 	"github.com/herald-nats/herald/pkg/doctor"
+	"github.com/herald-nats/herald/pkg/doctor/seen"
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/keystore"
 	"github.com/herald-nats/herald/pkg/platform"
@@ -95,6 +96,11 @@ func runDoctor(ctx context.Context, g *globals, o doctorOptions) error {
 		}
 		if ctx.Err() != nil {
 			return ctx.Err()
+		}
+	}
+	if facts.Accounts == nil {
+		if facts.Accounts, err = heldAccounts(p); err != nil {
+			return err
 		}
 	}
 	found := doctor.Examine(facts)
@@ -203,9 +209,32 @@ func systemFacts(ctx context.Context, t *apply.Tool, f *doctor.Facts) error {
 	return err
 }
 
+// heldAccounts are the accounts as this folder last had them in force, where no server says
+// how it stands to them.
+func heldAccounts(p *platform.Platform) ([]seen.Standing, error) {
+	var all []seen.Standing
+	for _, h := range p.Held() {
+		if h.Closed {
+			continue
+		}
+		token, c, err := p.Claims(h)
+		if err != nil {
+			return nil, err
+		}
+		s := seen.Standing{Key: h.Key, Name: h.Name, Size: len(token), Changed: time.Unix(c.IssuedAt, 0)}
+		if c.Expires > 0 {
+			s.Expires = time.Unix(c.Expires, 0)
+		}
+		all = append(all, s)
+	}
+	return all, nil
+}
+
 // folderFacts are the facts that are in the platform folder.
 func folderFacts(p *platform.Platform, now time.Time) (*doctor.Facts, error) {
-	f := &doctor.Facts{Now: now, Described: doctor.Described{Home: p.File.Home}}
+	f := &doctor.Facts{Now: now, Described: doctor.Described{
+		Home: p.File.Home, MaxPayload: int(cmp.Or(p.File.Servers.MaxPayload, manifest.DefaultMaxPayload)),
+	}}
 	for _, r := range p.File.Regions {
 		d := doctor.Region{Name: r.Name}
 		for _, n := range r.Nodes {

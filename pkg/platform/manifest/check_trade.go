@@ -204,7 +204,8 @@ func (c *checker) importArea(at string, a *accountAt, imp Import) bool {
 	case imp.Type == service && subject.Overlaps(local, issuingArea) && (!fromOwn || local != imp.Subject):
 		c.bad(where, "give it another subject here, as to", "%q would take requests for credentials to %q of %s", local, imp.Subject, imp.From)
 		return false
-	case imp.Type == service && a.full.JetStream != nil && subject.Overlaps(local, jetStreamArea):
+	case imp.Type == service && a.full.JetStream != nil && subject.Overlaps(local, jetStreamArea),
+		imp.Type == stream && a.full.JetStream != nil && (subject.Overlaps(local, "$JS.API.>") || subject.Overlaps(local, "$JS.*.API.>")):
 		c.bad(where, "give it another subject here, as to", "%q is where the account's own streams are asked", local)
 		return false
 	case subject.Overlaps(local, replyArea), subject.Overlaps(local, "_INBOX.>"), strings.HasPrefix(local, "_INBOX_"):
