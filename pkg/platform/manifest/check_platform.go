@@ -238,6 +238,16 @@ func (c *checker) address(path, s string, used map[string]string) (address, bool
 	return a, true
 }
 
+// isLoopback tells whether an address can be reached on its own machine alone.
+func isLoopback(addr string) bool {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return false
+	}
+	ip, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && ip.IsLoopback()
+}
+
 func (c *checker) node(at string, n Node, names map[ident.Name]string, used map[string]string) {
 	if first, ok := names[n.Name]; ok {
 		c.bad(at+".name", "a server's name is its own in the whole platform", "a node is called %s already: %s", n.Name, first)
@@ -258,7 +268,11 @@ func (c *checker) node(at string, n Node, names map[ident.Name]string, used map[
 		{"leafnode", n.Leafnode},
 		{"monitor", n.Monitor},
 	} {
-		a, ok := c.address(at+"."+e.key, e.addr, used)
+		taken := used
+		if e.key == "monitor" && isLoopback(e.addr) && !isLoopback(n.Client) {
+			taken = map[string]string{} // each machine has a loopback of its own
+		}
+		a, ok := c.address(at+"."+e.key, e.addr, taken)
 		if !ok || n.Listen == "" {
 			continue
 		}

@@ -165,7 +165,8 @@ type Node struct {
 	// that only your own can reach. Default: nowhere.
 	Monitor string `yaml:"monitor" form:"address"`
 	// The address to listen on, where it differs from the host that others use, such as
-	// 0.0.0.0 in a container. Default: the host of each address.
+	// 0.0.0.0 in a container. A monitor on a loopback address stays there. Default: the host
+	// of each address.
 	Listen string `yaml:"listen" form:"host"`
 }
 
@@ -297,8 +298,9 @@ type Export struct {
 	Response string `yaml:"response" enum:"single,stream,chunked"`
 	// How long a service may take for its first answer. Default: the server's own.
 	Threshold Duration `yaml:"threshold"`
-	// The accounts that may import it; they get an activation for it. Not beside
-	// account_token_position. Default: every account of the platform.
+	// The accounts that may import it. Servers ask for no activation: imports are signed by
+	// the operator, and nscsetup signs no others. Not beside account_token_position.
+	// Default: every account of the platform.
 	Only []ident.Label `yaml:"only"`
 	// The number, from 1, of a * in the subject that must be the importing account's key; so
 	// nobody can speak for another account. Imports have {{account-subject()}} there.
