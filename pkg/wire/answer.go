@@ -135,6 +135,8 @@ func DecodeRenewRequest(body []byte) (RenewRequest, *Error) {
 type Claim struct {
 	Body  []byte `json:"body"`  // the request's plain body, byte for byte
 	Proof string `json:"proof"` // its Herald-Proof
+	// Identity is its Herald-Identity-Proof, where it has one.
+	Identity string `json:"identity_proof,omitempty"`
 	// Host is the client's address, as a server told the issuer (RequestInfo).
 	// It is an issuer's word: it limits how much one source may claim, and nothing else.
 	Host string `json:"host,omitempty"`
@@ -150,7 +152,7 @@ func DecodeClaim(data []byte) (Claim, *Error) {
 		return c, Errorf(TooLarge, "pass on one request", "the claim has %d bytes", len(data))
 	}
 	var body string // encoding/json would read a list of numbers as bytes, too
-	err := fill(data, field{"body", &body, true}, field{"proof", &c.Proof, true}, field{"host", &c.Host, false})
+	err := fill(data, field{"body", &body, true}, field{"proof", &c.Proof, true}, field{"identity_proof", &c.Identity, false}, field{"host", &c.Host, false})
 	if err == nil && len(c.Host) > MaxHost {
 		err = fmt.Errorf("the field \"host\" has %d bytes", len(c.Host))
 	}

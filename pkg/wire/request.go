@@ -31,9 +31,10 @@ const (
 
 // Headers of requests and answers.
 const (
-	HeaderProof     = "Herald-Proof"      // the user key's signature
-	HeaderSealed    = "Herald-Sealed"     // the body is sealed; by which xkey
-	HeaderRequestID = "Herald-Request-Id" // in answers: as in log and audit
+	HeaderProof     = "Herald-Proof"          // the user key's signature
+	HeaderIdentity  = "Herald-Identity-Proof" // the access key's signature
+	HeaderSealed    = "Herald-Sealed"         // the body is sealed; by which xkey
+	HeaderRequestID = "Herald-Request-Id"     // in answers: as in log and audit
 	HeaderErrorCode = "Nats-Service-Error-Code"
 	HeaderError     = "Nats-Service-Error"
 	HeaderInfo      = "Nats-Request-Info" // set by the server on shared imports
@@ -45,10 +46,13 @@ type Signer interface {
 	Sign(data []byte) ([]byte, error)
 }
 
-// Proof of who asks, of one of the kinds that docs/protocol.md lists.
+// Proof of who asks, of one of the kinds that docs/protocol.md lists. Each kind has its
+// own members; the others are zero.
 type Proof struct {
-	Type string `json:"type"`
-	Code string `json:"code,omitempty"` // of an invitation; secret until it is used
+	Type  string       `json:"type"`
+	Code  string       `json:"code,omitempty"`   // of an invitation; secret until it is used
+	Token string       `json:"token,omitempty"`  // of a provider: an ID or access token; secret
+	KeyID ident.KeyID `json:"key_id,omitzero"` // of an access key, which signs as HeaderIdentity
 }
 
 // Kinds of proofs.
@@ -57,10 +61,23 @@ const (
 	ProofOpen = "open"
 	// ProofInvite is the code of an invitation.
 	ProofInvite = "invite"
+	// ProofKey is an access key's signature of the request.
+	ProofKey = "access_key"
+	// ProofOIDC is a token of an OpenID provider.
+	ProofOIDC = "oidc"
 )
 
-// maxCode bounds an invitation's code.
-const maxCode = 64
+// Bounds of what proofs bring, in bytes.
+const (
+	maxCode  = 64
+	maxToken = 12 << 10
+)
+
+// tokenAlphabet is what a JWT is written in (RFC 7515, compact serialization).
+const tokenAlphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_."
+
+// errKind: a kind of proof that is not known here.
+var errKind = errors.New("a kind of proof that is not known")
 
 // fill reads a proof strictly, each kind with its own members.
 func (p *Proof) fill(data []byte) error {
@@ -68,20 +85,48 @@ func (p *Proof) fill(data []byte) error {
 		Type string `json:"type"`
 	}
 	// The kind first: it says which members there may be.
-	if err := json.Unmarshal(data, &kind); err != nil || kind.Type != ProofInvite {
+	if err := json.Unmarshal(data, &kind); err != nil {
 		return fill(data, field{"type", &p.Type, true})
 	}
-	if err := fill(data, field{"type", &p.Type, true}, field{"code", &p.Code, true}); err != nil {
-		return err
-	}
-	if p.Code == "" || len(p.Code) > maxCode {
-		return fmt.Errorf("a code has 1 to %d characters", maxCode)
+	which := field{"type", &p.Type, true}
+	switch kind.Type {
+	case ProofInvite:
+		if err := fill(data, which, field{"code", &p.Code, true}); err != nil {
+			return err
+		}
+		if p.Code == "" || len(p.Code) > maxCode {
+			return fmt.Errorf("a code has 1 to %d characters", maxCode)
+		}
+	case ProofOIDC:
+		if err := fill(data, which, field{"token", &p.Token, true}); err != nil {
+			return err
+		}
+		if p.Token == "" || len(p.Token) > maxToken || strings.IndexFunc(p.Token, func(c rune) bool { return !strings.ContainsRune(tokenAlphabet, c) }) >= 0 {
+			return fmt.Errorf("a token has 1 to %d characters of base64url and dots", maxToken)
+		}
+	case ProofKey:
+		var id string
+		if err := fill(data, which, field{"key_id", &id, true}); err != nil {
+			return err
+		}
+		var err error
+		// What is wrong with it is not quoted: it may be the secret.
+		if p.KeyID, err = ident.ParseKeyID(id); err != nil {
+			return errors.New("the field \"key_id\" is no access key's id: it is HK and 18 characters, and public")
+		}
+	case ProofOpen:
+		return fill(data, which)
+	default:
+		if err := fill(data, which); err != nil {
+			return err
+		}
+		return errKind
 	}
 	return nil
 }
 
 // Secret tells whether the proof holds something that others must not read.
-func (p Proof) Secret() bool { return p.Type == ProofInvite }
+func (p Proof) Secret() bool { return p.Type == ProofInvite || p.Type == ProofOIDC }
 
 // Request asks for a credential. Optional fields are zero when absent: policy
 // decides then.
@@ -154,6 +199,7 @@ func DecodeRequest(body []byte) (Request, *Error) {
 		identity json.RawMessage
 		name     *string
 	)
+	var known error
 	err := fill(body,
 		field{"user_key", &r.UserKey, true},
 		field{"time", &millis, true},
@@ -166,16 +212,17 @@ func DecodeRequest(body []byte) (Request, *Error) {
 		field{"identity", &identity, true},
 	)
 	if err == nil {
-		err = r.Identity.fill(identity)
-		if err != nil {
-			err = fmt.Errorf("the field \"identity\": %w", err)
+		switch known = r.Identity.fill(identity); {
+		case errors.Is(known, errKind):
+		case known != nil:
+			err = fmt.Errorf("the field \"identity\": %w", known)
 		}
 	}
 	if err != nil {
 		return Request{}, Errorf(BadRequest, "see docs/protocol.md for the shape of a request", "the request cannot be read: %v", err)
 	}
 	asker := Request{ReplyKey: r.ReplyKey} // so that the refusal, which may quote the request, can be sealed
-	if r.Identity.Type != ProofOpen && r.Identity.Type != ProofInvite {
+	if known != nil {
 		return asker, Errorf(BadIdentity, "ask auth.v1.info which ways this platform knows", "identity type %.20q is not known here", r.Identity.Type)
 	}
 	if name != nil {
@@ -222,7 +269,8 @@ func signed(subj string, body []byte) []byte {
 	return append(b, body...)
 }
 
-// Prove gives the value of the Herald-Proof header for a body.
+// Prove gives the value of the Herald-Proof header for a body; of an access key it is that
+// of Herald-Identity-Proof.
 func Prove(s Signer, body []byte) (string, error) {
 	sig, err := s.Sign(signed(subject.Issue, body))
 	if err != nil {
@@ -233,16 +281,26 @@ func Prove(s Signer, body []byte) (string, error) {
 
 // CheckProof verifies that the holder of key signed this body for auth.v1.issue.
 func CheckProof(key ident.UserKey, proofs []string, body []byte) *Error {
-	const hint = "sign the plain body with the user key and send it as Herald-Proof: v1 <signature>"
+	return checkProof(BadProof, HeaderProof, "user key", key, proofs, body)
+}
+
+// CheckIdentityProof verifies that the holder of an access key signed this body for
+// auth.v1.issue: that the key is the platform's, the caller knows.
+func CheckIdentityProof(key ident.UserKey, proofs []string, body []byte) *Error {
+	return checkProof(BadIdentity, HeaderIdentity, "access key", key, proofs, body)
+}
+
+func checkProof(code Code, header, what string, key ident.UserKey, proofs []string, body []byte) *Error {
+	hint := "sign the plain body with the " + what + " and send it as " + header + ": v1 <signature>"
 	if len(proofs) != 1 || !strings.HasPrefix(proofs[0], proofPrefix) || len(proofs[0]) > 128 {
-		return Errorf(BadProof, hint, "there must be one Herald-Proof header of version v1")
+		return Errorf(code, hint, "there must be one %s header of version v1", header)
 	}
 	sig, err := decode64(proofs[0][len(proofPrefix):])
 	if err != nil || len(sig) != ed25519.SignatureSize {
-		return Errorf(BadProof, hint, "the proof is not a signature")
+		return Errorf(code, hint, "the proof is not a signature")
 	}
 	if err := verify(key.String(), signed(subject.Issue, body), sig); err != nil {
-		return Errorf(BadProof, hint, "the proof is not the user key's signature of this body")
+		return Errorf(code, hint, "the proof is not the %s's signature of this body", what)
 	}
 	return nil
 }

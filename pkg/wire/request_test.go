@@ -20,6 +20,9 @@ import (
 // body writes a request by hand: members in the order given, each as JSON.
 func body(members ...string) string { return "{" + strings.Join(members, ",") + "}" }
 
+// secret has the shape of an access key's.
+const secret = "hks_0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLM"
+
 func TestDecodeRequestIsStrict(t *testing.T) {
 	user := `"user_key":"` + key(t, keystore.User).Public() + `"`
 	reply := key(t, keystore.Curve).Public()
@@ -99,7 +102,23 @@ func TestDecodeRequestIsStrict(t *testing.T) {
 		{"identity with more", body(user, at, nonce, `"identity":{"type":"open","token":"x"}`), wire.BadRequest},
 		{"identity's type twice", body(user, at, nonce, `"identity":{"type":"open","type":"oidc"}`), wire.BadRequest},
 
-		{"another type", body(user, at, nonce, `"identity":{"type":"oidc"}`), wire.BadIdentity},
+		{"a token without a token", body(user, at, nonce, `"identity":{"type":"oidc"}`), wire.BadRequest},
+		{"a token with a space", body(user, at, nonce, `"identity":{"type":"oidc","token":"a b"}`), wire.BadRequest},
+		{"a token with a brace within", body(user, at, nonce, `"identity":{"type":"oidc","token":"a{b"}`), wire.BadRequest},
+		{"a token", body(user, at, nonce, `"identity":{"type":"oidc","token":"a-b_.c.D0"}`), ""},
+		{"an access key", body(user, at, nonce, `"identity":{"type":"access_key","key_id":"HKAAAAAAAAAAAAAAAAAA"}`), ""},
+		{"an invitation", body(user, at, nonce, `"identity":{"type":"invite","code":"x"}`), ""},
+		{"an empty token", body(user, at, nonce, `"identity":{"type":"oidc","token":""}`), wire.BadRequest},
+		{"a token of more than 12 KiB", body(user, at, nonce, `"identity":{"type":"oidc","token":"`+strings.Repeat("x", 12<<10+1)+`"}`), wire.BadRequest},
+		{"a token beside a code", body(user, at, nonce, `"identity":{"type":"oidc","token":"x","code":"y"}`), wire.BadRequest},
+		{"an invitation without a code", body(user, at, nonce, `"identity":{"type":"invite","code":""}`), wire.BadRequest},
+		{"a code of 65", body(user, at, nonce, `"identity":{"type":"invite","code":"`+strings.Repeat("x", 65)+`"}`), wire.BadRequest},
+		{"an access key without an id", body(user, at, nonce, `"identity":{"type":"access_key"}`), wire.BadRequest},
+		{"an access key with another id", body(user, at, nonce, `"identity":{"type":"access_key","key_id":"HKabc"}`), wire.BadRequest},
+		{"an access key's secret as its id", body(user, at, nonce, `"identity":{"type":"access_key","key_id":"`+secret+`"}`), wire.BadRequest},
+		{"an access key with a code", body(user, at, nonce, `"identity":{"type":"access_key","key_id":"HKAAAAAAAAAAAAAAAAAA","code":"x"}`), wire.BadRequest},
+
+		{"another type", body(user, at, nonce, `"identity":{"type":"password"}`), wire.BadIdentity},
 		{"another case", body(user, at, nonce, `"identity":{"type":"Open"}`), wire.BadIdentity},
 		{"an empty type", body(user, at, nonce, `"identity":{"type":""}`), wire.BadIdentity},
 
@@ -136,6 +155,9 @@ func TestDecodeRequestIsStrict(t *testing.T) {
 		if err != nil {
 			if r != (wire.Request{}) {
 				t.Errorf("%s: a request is given beside the error", tc.what)
+			}
+			if strings.Contains(err.Error()+err.Hint, secret[4:20]) {
+				t.Errorf("%s: a secret is said: %v", tc.what, err)
 			}
 			if err.Hint == "" || err.Message == "" || strings.ContainsAny(err.Message, "\r\n\x00\x1b") {
 				t.Errorf("%s: what the caller is told: %q, %q", tc.what, err.Message, err.Hint)
@@ -225,6 +247,9 @@ func TestProof(t *testing.T) {
 	if err := wire.CheckProof(pub, []string{proof}, b); err != nil {
 		t.Fatalf("the one that the others differ from: %v", err)
 	}
+	if err := wire.CheckIdentityProof(pub, []string{proof}, b); err != nil {
+		t.Fatalf("an access key's: %v", err)
+	}
 	if empty := must[string](t)(wire.Prove(user, nil)); wire.CheckProof(pub, []string{empty}, nil) != nil {
 		t.Error("an empty body cannot be proved")
 	}
@@ -267,6 +292,10 @@ func TestProof(t *testing.T) {
 	} {
 		if err := wire.CheckProof(pub, proofs, b); code(err) != wire.BadProof {
 			t.Errorf("a proof: %s: got %v", what, err)
+		}
+		// An access key proves in the same way, under a header of its own.
+		if err := wire.CheckIdentityProof(pub, proofs, b); code(err) != wire.BadIdentity {
+			t.Errorf("an access key's proof: %s: got %v", what, err)
 		}
 	}
 	for i := range b {
