@@ -60,7 +60,7 @@ func (c *Config) startIssuer(ctx, run context.Context, r *Running, log *slog.Log
 	r.recorder = recorder
 	svc := provision.New(provision.Config{
 		Region: c.Region, Self: self, SealKey: seal, RoleKeys: keys, MoreKeys: c.readKeys, Ledger: know.projection,
-		Names:   provision.NewNames(nc, know.projection, c.opener),
+		Home:    provision.NewHome(nc, know.projection, c.opener),
 		Records: recorder, Guests: []ident.Label{guest}, Log: log, Now: time.Now, Spread: issuer.Spread,
 	})
 	use := func(e ledger.Entry) {

@@ -240,6 +240,7 @@ func (c *Config) decide(ctx, run context.Context, r *Running, k *keeper, log *sl
 	}
 	home := &registrar.Home{
 		Decider: decider, Document: k.know.document, Issuers: auth, Limits: registrar.DefaultLimits(), Log: log, Now: time.Now,
+		AccessKey: k.know.projection.AccessKey, Redeemed: k.know.projection.Redeemed,
 		Suspended: func(id ident.Identity) bool {
 			_, denied := k.know.projection.Denied(id, ident.AccountKey{}, ident.UserKey{})
 			return denied

@@ -18,12 +18,14 @@ import (
 // have been verified.
 type Evidence struct {
 	Request wire.Request
-	// Body is the request's plain body, byte for byte: what was signed.
-	Body []byte
+	// Body is the request's plain body, byte for byte: what was signed; and Proof the user
+	// key's signature of it, as the header Herald-Proof has it.
+	Body  []byte
+	Proof string
 	// Proofs are the values of the header Herald-Identity-Proof.
 	Proofs []string
-	// Host is where the request came from, as a server says; the zero Addr where it is not
-	// known.
+	// Host is where the request came from, as a server says, or where an issuer says that a
+	// server said it; the zero Addr where it is not known.
 	Host netip.Addr
 	Now  time.Time
 }

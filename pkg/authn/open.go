@@ -11,24 +11,21 @@ import (
 // whether that is enough for anything.
 type Open struct{}
 
-var _ Method = Open{}
+var _ Renewer = Open{}
 
 // Type implements Method.
 func (Open) Type() string { return wire.ProofOpen }
 
+// Kind implements Renewer.
+func (Open) Kind() string { return ident.KindOpen }
+
 // Identify implements Method: the signature by the user key is all that there is to prove.
 func (Open) Identify(_ context.Context, e Evidence) (Who, error) {
+	if e.Request.Identity.Type != wire.ProofOpen || e.Request.UserKey.IsZero() {
+		return Who{}, refused(wire.Errorf(wire.BadIdentity, "send a proof of type open", "the request brings no such proof"), "no open identity")
+	}
 	return Who{Identity: ident.OpenIdentity(e.Request.UserKey)}, nil
 }
 
-// Identify checks the proof of a request whose signature by the user key has
-// been verified, and gives the identity that it proves.
-func Identify(r wire.Request) (ident.Identity, *wire.Error) {
-	switch r.Identity.Type {
-	case wire.ProofOpen:
-		// The signature by the user key is all that there is to prove.
-		return ident.OpenIdentity(r.UserKey), nil
-	default:
-		return ident.Identity{}, wire.Errorf(wire.BadIdentity, "ask auth.v1.info which ways this platform knows", "identity type %.20q is not known here", r.Identity.Type)
-	}
-}
+// Again implements Renewer.
+func (Open) Again(_ context.Context, r Renewal) (Who, error) { return Who{Identity: r.Identity}, nil }

@@ -323,6 +323,23 @@ func ParseIdentity(s string) (Identity, error) {
 // Kind is how the identity was proved, such as "open".
 func (i Identity) Kind() string { return i.kind }
 
+// KeyID is the access key that the identity is of, if it is of one.
+func (i Identity) KeyID() (KeyID, bool) {
+	if i.kind != KindKey {
+		return KeyID{}, false
+	}
+	return KeyID{i.id}, true
+}
+
+// Provider is who vouches for the identity; zero where nobody else does.
+func (i Identity) Provider() Label {
+	if i.kind != KindOIDC {
+		return Label{}
+	}
+	p, _, _ := strings.Cut(i.id, ":")
+	return Label{p}
+}
+
 // IsZero tells whether there is no identity at all.
 func (i Identity) IsZero() bool { return i.kind == "" }
 

@@ -270,7 +270,7 @@ func (e *explainer) entry(b entryBody) []string {
 		return out // its body tells the rest
 	}
 	for _, o := range d.Policy.Offers {
-		out = append(out, fmt.Sprintf("grant: %s/%s to %s, for %s and at most %s", o.Account, o.Role, o.To(), o.Default.Duration(), o.Longest.Duration()))
+		out = append(out, fmt.Sprintf("grant: %s, for %s and at most %s", o, o.Default.Duration(), o.Longest.Duration()))
 	}
 	if d.Names != nil {
 		out = append(out, fmt.Sprintf("names: lapse after %s, rest for %s", d.Names.Lapse, d.Names.Rest))

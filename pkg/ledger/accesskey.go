@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/herald-nats/herald/pkg/authn"
 	"github.com/herald-nats/herald/pkg/ident"
 )
 
@@ -14,19 +15,21 @@ import (
 // what it may have. It is disabled by suspending its identity, which any region may;
 // that it is removed is decided in home.
 type AccessKey struct {
-	Public   ident.UserKey  `json:"public"` // of the ed25519 key whose seed is the secret
-	Owner    string         `json:"owner"`  // who answers for it, for people to read
-	Grants   []Granted      `json:"grants"`
-	Expires  int64          `json:"expires,omitempty"`  // seconds since 1970; 0: never
-	Networks []netip.Prefix `json:"networks,omitempty"` // where it may be used from; none: anywhere
-	Password bool           `json:"password,omitempty"` // whether the callout door takes it as a password
+	Public   ident.UserKey   `json:"public"` // of the ed25519 key whose seed is the secret
+	Owner    string          `json:"owner"`  // who answers for it, for people to read
+	Grants   []authn.Granted `json:"grants"`
+	Expires  int64           `json:"expires,omitempty"`  // seconds since 1970; 0: never
+	Networks []netip.Prefix  `json:"networks,omitempty"` // where it may be used from; none: anywhere
+	Password bool            `json:"password,omitempty"` // whether the callout door takes it as a password
 }
 
-// Granted is one role that an access key may have.
-type Granted struct {
-	Account ident.Label `json:"account"`
-	Role    ident.Label `json:"role"`
-	Name    ident.Name  `json:"name,omitzero"`
+// Record is the key as it is proved by.
+func (a AccessKey) Record() authn.KeyRecord {
+	r := authn.KeyRecord{Public: a.Public, Granted: a.Grants, Networks: a.Networks}
+	if a.Expires > 0 {
+		r.Expires = time.Unix(a.Expires, 0)
+	}
+	return r
 }
 
 func (a AccessKey) check() error {

@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/jwt/v2"
 	"pgregory.net/rapid"
 
+	"github.com/herald-nats/herald/pkg/authn"
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/keystore"
 	"github.com/herald-nats/herald/pkg/ledger"
@@ -117,7 +118,7 @@ func TestAccessKey(t *testing.T) {
 	id := keyID(t, "HKABCDEFGHIJKLMNOPQR")
 	a := ledger.AccessKey{
 		Public: ledgertest.User(t), Owner: "ops", Networks: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")},
-		Grants: []ledger.Granted{{Account: ledgertest.Label(t, "CHAT"), Role: ledgertest.Label(t, "member"), Name: name(t, "bot")}},
+		Grants: []authn.Granted{{Account: ledgertest.Label(t, "CHAT"), Role: ledgertest.Label(t, "member"), Name: name(t, "bot")}},
 	}
 	_, err := h.RemoveAccessKey(t.Context(), id, now())
 	want(t, "removing what is not there", err, ledger.ErrNotFound)

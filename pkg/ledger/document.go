@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/herald-nats/herald/pkg/policy"
@@ -19,6 +20,16 @@ type Document struct {
 	PublicToken string // what auth.v1.info hands out
 	Policy      policy.Policy
 	Names       NameRules
+
+	index func() *policy.Index
+}
+
+// Grants is the policy, ready to decide by.
+func (d *Document) Grants() *policy.Index {
+	if d.index == nil { // it was put together, and not opened
+		return policy.NewIndex(d.Policy)
+	}
+	return d.index()
 }
 
 // documentBody is the entry's body.
@@ -66,6 +77,7 @@ func openDocument(op *trust.Operator, e trust.Entry) (*Document, error) {
 	if b.Names.Lapse <= 0 || b.Names.Rest < 0 || b.Names.Step <= 0 || b.Names.Step > b.Names.Lapse {
 		return nil, fmt.Errorf("its rules for names are out of shape")
 	}
+	d.index = sync.OnceValue(func() *policy.Index { return policy.NewIndex(d.Policy) })
 	return d, d.check()
 }
 
@@ -78,8 +90,8 @@ func (d *Document) check() error {
 		return fmt.Errorf("its home %s is none of its regions", d.Public.Home)
 	}
 	for _, o := range d.Policy.Offers {
-		if (o.Kind == "") == (o.Identity == nil || o.Identity.IsZero()) {
-			return fmt.Errorf("an offer of role %s/%s is for nobody, or for a kind and one identity at once", o.Account, o.Role)
+		if err := o.Check(); err != nil {
+			return fmt.Errorf("its policy: %w", err)
 		}
 		a, ok := d.Public.Account(o.Account)
 		if !ok {

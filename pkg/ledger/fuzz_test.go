@@ -11,6 +11,7 @@ import (
 
 	"github.com/nats-io/nkeys"
 
+	"github.com/herald-nats/herald/pkg/authn"
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/keystore"
 	"github.com/herald-nats/herald/pkg/ledger"
@@ -23,7 +24,7 @@ func entries(t testing.TB, p *ledgertest.Platform) []ledger.Entry {
 	t.Helper()
 	pool := newPool(t, p)
 	a, u := pool.account, pool.users[0]
-	key := ledger.AccessKey{Public: u, Grants: []ledger.Granted{{Account: ledgertest.Label(t, "CHAT"), Role: ledgertest.Label(t, "member")}}}
+	key := ledger.AccessKey{Public: u, Grants: []authn.Granted{{Account: ledgertest.Label(t, "CHAT"), Role: ledgertest.Label(t, "member")}}}
 	base := ledger.Base{JWT: accountJWT(t, p.Key(t, keystore.Account, "account CHAT"), p.Signing[0], "CHAT", 1)}
 	out := []ledger.Entry{
 		p.Entry(t, ledger.AccessKeyKey(keyID(t, "HKABCDEFGHIJKLMNOPQR")), 1, false, now(), key),

@@ -3,8 +3,10 @@ package ledger
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
+	"github.com/herald-nats/herald/pkg/authn"
 	"github.com/herald-nats/herald/pkg/ident"
 )
 
@@ -42,6 +44,16 @@ func (i Invite) offers(o Invite) bool {
 	return i.Account == o.Account && i.Role == o.Role && i.Name == o.Name && i.Uses == o.Uses && i.Expires == o.Expires
 }
 
+// RedeemedBy tells whether a user has used it.
+func (i Invite) RedeemedBy(user ident.UserKey) bool {
+	return slices.ContainsFunc(i.Redeemed, func(r Redemption) bool { return r.User == user })
+}
+
+// Granted is the role that it gives.
+func (i Invite) Granted() authn.Granted {
+	return authn.Granted{Account: i.Account, Role: i.Role, Name: i.Name}
+}
+
 // Left is how often it may still be used.
 func (i Invite) Left() int { return i.Uses - len(i.Redeemed) }
 
@@ -71,15 +83,18 @@ func (d *Decider) CreateInvite(ctx context.Context, id ident.InviteID, i Invite,
 // two issuers, counts once. ErrNotFound (also when it was revoked), ErrExpired,
 // ErrSpent.
 func (d *Decider) Redeem(ctx context.Context, id ident.InviteID, user ident.UserKey, nonce string, now time.Time) (Entry, error) {
+	return d.RedeemIf(ctx, id, user, nonce, now, func(Invite) error { return nil })
+}
+
+// RedeemIf is Redeem, where may is asked before anything is used up; its error is given.
+func (d *Decider) RedeemIf(ctx context.Context, id ident.InviteID, user ident.UserKey, nonce string, now time.Time, may func(Invite) error) (Entry, error) {
 	return d.decide(ctx, InviteKey(id), func(cur *Entry) (*draft, error) {
 		if cur == nil || cur.Denies {
 			return nil, ErrNotFound
 		}
 		i, _ := cur.Body.(Invite)
-		for _, r := range i.Redeemed {
-			if r.User == user {
-				return nil, nil
-			}
+		if i.RedeemedBy(user) {
+			return nil, nil
 		}
 		switch {
 		case now.Unix() >= i.Expires:
@@ -87,10 +102,28 @@ func (d *Decider) Redeem(ctx context.Context, id ident.InviteID, user ident.User
 		case i.Left() <= 0:
 			return nil, ErrSpent
 		}
+		if err := may(i); err != nil {
+			return nil, err
+		}
 		// A copy: the entry that was read is not ours to write in.
 		i.Redeemed = append(i.Redeemed[:len(i.Redeemed):len(i.Redeemed)], Redemption{User: user, Nonce: nonce, At: now.Unix()})
 		return &draft{at: now, body: i}, nil
 	})
+}
+
+// Redeemed gives an invitation that a user has used, as the leader of the store has it.
+// ErrNotFound, also where there is the invitation and the user has not used it.
+func (d *Decider) Redeemed(ctx context.Context, id ident.InviteID, user ident.UserKey) (Invite, error) {
+	e, _, err := d.get(ctx, InviteKey(id))
+	if err != nil {
+		return Invite{}, err
+	}
+	if e != nil {
+		if i, ok := e.Body.(Invite); ok && i.RedeemedBy(user) {
+			return i, nil
+		}
+	}
+	return Invite{}, ErrNotFound
 }
 
 // RevokeInvite ends an invitation; who redeemed it keeps what they have. ErrNotFound.

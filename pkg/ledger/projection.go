@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/herald-nats/herald/pkg/authn"
 	"github.com/herald-nats/herald/pkg/ident"
 )
 
@@ -48,6 +49,8 @@ type name struct {
 type otherEntries struct {
 	mu sync.RWMutex
 	m  map[Key]Entry
+	// redeemed are the invitations that a user came with.
+	redeemed map[ident.UserKey][]Key
 }
 
 // NewProjection gives an empty projection. changed is called with each entry that
@@ -109,6 +112,9 @@ func (p *Projection) applyOther(e Entry) bool {
 		return false
 	}
 	o.m[e.Key] = e
+	if i, ok := e.Body.(Invite); ok {
+		o.redeem(e.Key, i)
+	}
 	if e.Key.Denial() {
 		p.digest.swap(e.Key, cur.Sum, e.Sum)
 	}
@@ -116,6 +122,43 @@ func (p *Projection) applyOther(e Entry) bool {
 		p.doc.Store(&e)
 	}
 	return true
+}
+
+// redeem takes note of who came with an invitation.
+func (o *otherEntries) redeem(k Key, i Invite) {
+	if o.redeemed == nil {
+		o.redeemed = make(map[ident.UserKey][]Key)
+	}
+	for _, r := range i.Redeemed {
+		if !slices.Contains(o.redeemed[r.User], k) {
+			o.redeemed[r.User] = append(o.redeemed[r.User], k)
+		}
+	}
+}
+
+// Redeemed gives what the invitations are for that a user came with, also those that were
+// revoked since: who was let in keeps what they have.
+func (p *Projection) Redeemed(user ident.UserKey) []authn.Granted {
+	o := &p.others[0]
+	o.mu.RLock()
+	defer o.mu.RUnlock()
+	var all []authn.Granted
+	for _, k := range o.redeemed[user] {
+		if i, ok := o.m[k].Body.(Invite); ok && i.RedeemedBy(user) {
+			all = append(all, i.Granted())
+		}
+	}
+	return all
+}
+
+// AccessKey gives an access key that was not removed.
+func (p *Projection) AccessKey(id ident.KeyID) (authn.KeyRecord, bool) {
+	e, ok := p.Get(AccessKeyKey(id))
+	a, is := e.Body.(AccessKey)
+	if !ok || !is || e.Denies {
+		return authn.KeyRecord{}, false
+	}
+	return a.Record(), true
 }
 
 func classOf(k Key) int {

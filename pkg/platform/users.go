@@ -411,7 +411,7 @@ func (p *Platform) checkUser(n NewUser) error {
 		}
 		key, _, _ := strings.Cut(t, ":")
 		switch {
-		case slices.Contains([]string{"identity", "region", "kid"}, key):
+		case slices.Contains(manifest.OwnTags(), key):
 			return fmt.Errorf("the tag %s is Herald's own: %w", key, ErrUserInvalid)
 		case slices.Contains(n.Tags[:i], t):
 			return fmt.Errorf("the tag %s is there twice: %w", t, ErrUserInvalid)

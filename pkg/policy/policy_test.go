@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nkeys"
 	"pgregory.net/rapid"
 
+	"github.com/herald-nats/herald/pkg/authn"
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/policy"
 	"github.com/herald-nats/herald/pkg/wire"
@@ -37,6 +38,11 @@ func somebody(t testing.TB) ident.Identity {
 	}
 	return ident.OpenIdentity(k)
 }
+
+// of is who asks with a proof that shows an identity and no more.
+func of(id ident.Identity) policy.Asker { return policy.Asker{Who: authn.Who{Identity: id}} }
+
+func now() time.Time { return time.Unix(1790000000, 0) }
 
 func seconds[T time.Duration | int64](d T) policy.Seconds { return policy.Seconds(d) }
 
@@ -76,7 +82,7 @@ func TestDecide(t *testing.T) {
 		{"an unknown role", policy.Wish{Role: label(t, "admin")}, ident.Label{}, 0, wire.RoleNotGranted},
 	} {
 		tc.wish.Name = alice
-		g, err := p.Decide(id, tc.wish)
+		g, err := policy.NewIndex(p).Decide(of(id), tc.wish, now())
 		if tc.code != "" {
 			if err == nil || err.Code != tc.code || !g.Identity.IsZero() || g.TTL != 0 {
 				t.Errorf("%s: %+v %v, want %s", tc.what, g, err, tc.code)
@@ -88,19 +94,19 @@ func TestDecide(t *testing.T) {
 			t.Errorf("%s: %+v %v", tc.what, g, err)
 		}
 	}
-	if g, err := p.Decide(id, policy.Wish{}); err == nil || err.Code != wire.BadName || !g.Account.IsZero() {
+	if g, err := policy.NewIndex(p).Decide(of(id), policy.Wish{}, now()); err == nil || err.Code != wire.BadName || !g.Account.IsZero() {
 		t.Errorf("no name: %+v %v", g, err)
 	}
 	for what, q := range map[string]policy.Policy{"no offers": {}, "offers to others": {Offers: p.Offers[:1]}} {
-		if _, err := q.Decide(id, policy.Wish{Name: alice}); !errors.Is(err, &wire.Error{Code: wire.NoGrant}) {
+		if _, err := policy.NewIndex(q).Decide(of(id), policy.Wish{Name: alice}, now()); !errors.Is(err, &wire.Error{Code: wire.NoGrant}) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	if _, err := p.Decide(ident.Identity{}, policy.Wish{Name: alice}); !errors.Is(err, &wire.Error{Code: wire.NoGrant}) {
+	if _, err := policy.NewIndex(p).Decide(of(ident.Identity{}), policy.Wish{Name: alice}, now()); !errors.Is(err, &wire.Error{Code: wire.NoGrant}) {
 		t.Errorf("nobody: %v", err)
 	}
 	// An offer whose kind is empty is not one to nobody.
-	if _, err := (policy.Policy{Offers: []policy.Offer{{Account: chat}}}).Decide(id, policy.Wish{Name: alice}); err == nil {
+	if _, err := policy.NewIndex(policy.Policy{Offers: []policy.Offer{{Account: chat}}}).Decide(of(id), policy.Wish{Name: alice}, now()); err == nil {
 		t.Error("an offer to no kind is given")
 	}
 }
@@ -120,7 +126,7 @@ func TestLifetimeIsBounded(t *testing.T) {
 			Default: seconds(rapid.Int64().Draw(r, "default")), Longest: seconds(longest),
 		}
 		want := time.Duration(rapid.Int64().Draw(r, "ttl"))
-		g, werr := policy.Policy{Offers: []policy.Offer{o}}.Decide(id, policy.Wish{Name: alice, TTL: want})
+		g, werr := policy.NewIndex(policy.Policy{Offers: []policy.Offer{o}}).Decide(of(id), policy.Wish{Name: alice, TTL: want}, now())
 		if werr != nil || g.TTL < policy.Shortest || g.TTL > longest {
 			r.Fatalf("asked %s, longest %s: got %s, %v", want, longest, g.TTL, werr)
 		}

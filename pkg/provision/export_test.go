@@ -17,7 +17,7 @@ const (
 	ClaimTries  = claimTries
 )
 
-// NewNamesVia asks home by a function instead of over a connection.
-func NewNamesVia(home func(ctx context.Context, data []byte) (*nats.Msg, error), p *ledger.Projection, o ledger.Opener) *Names {
-	return &Names{home: home, projection: p, opener: o}
+// NewHomeVia asks home by a function instead of over a connection.
+func NewHomeVia(home func(ctx context.Context, subj string, data []byte) (*nats.Msg, error), p *ledger.Projection, o ledger.Opener) *Home {
+	return &Home{home: home, projection: p, opener: o}
 }

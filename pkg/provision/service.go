@@ -10,7 +10,9 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"net/netip"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -27,10 +29,14 @@ import (
 	"github.com/herald-nats/herald/pkg/wire"
 )
 
-// Namer makes sure that a name belongs to an identity, claiming it in home if
-// nobody has it. Errors are *wire.Error: name_taken, read_only, unavailable.
-type Namer interface {
+// Decider is home, as issuers see it. Errors are *wire.Error: name_taken, read_only,
+// bad_identity, rate_limited, unavailable.
+type Decider interface {
+	// Claim makes sure that a name belongs to an identity, claiming it in home if nobody has
+	// it.
 	Claim(ctx context.Context, name ident.Name, id ident.Identity, claim wire.Claim) error
+	// Redeem makes sure that a user has used an invitation, using it in home if it has not.
+	Redeem(ctx context.Context, invite ident.InviteID, user ident.UserKey, claim wire.Claim) (ledger.Invite, error)
 }
 
 // Config is what an issuing service is made of. Every field is needed.
@@ -43,12 +49,15 @@ type Config struct {
 	// is not there; nil looks nowhere.
 	MoreKeys func() (RoleKeys, error)
 	Ledger   *ledger.Projection // what is known; its document is put in force by Use
-	Names    Namer
-	Records  RecordTaker
-	Guests   []ident.Label // accounts that may ask for issue
-	Log      *slog.Logger
-	Now      func() time.Time
-	Spread   func() float64 // see issuer.Mint
+	Home     Decider
+	// Methods are ways to show who asks, beside those that need the ledger alone: open,
+	// access keys, invitations.
+	Methods authn.Methods
+	Records RecordTaker
+	Guests  []ident.Label // accounts that may ask for issue
+	Log     *slog.Logger
+	Now     func() time.Time
+	Spread  func() float64 // see issuer.Mint
 }
 
 // Service answers requests. It is safe for concurrent use.
@@ -57,6 +66,7 @@ type Service struct {
 	use     sync.Mutex // of Use
 	terms   atomic.Pointer[terms]
 	replays *replays
+	methods authn.Methods
 }
 
 // RecordTaker takes note of what was issued; see Recorder.
@@ -68,8 +78,27 @@ type RecordTaker interface {
 // unavailable.
 func New(c Config) *Service {
 	s := &Service{Config: c, replays: newReplays()}
+	s.methods = append(authn.Methods{authn.Open{}, authn.AccessKeys{Find: c.Ledger.AccessKey}, authn.Invites{Redeem: s.redeem, Redeemed: c.Ledger.Redeemed}}, c.Methods...)
 	s.terms.Store(&terms{})
 	return s
+}
+
+// redeem uses an invitation for who asks.
+func (s *Service) redeem(ctx context.Context, id ident.InviteID, e authn.Evidence) (authn.Granted, error) {
+	i, err := s.Home.Redeem(ctx, id, e.Request.UserKey, claimOf(e))
+	return i.Granted(), err
+}
+
+// claimOf is what home is asked with: the client's own signed request.
+func claimOf(e authn.Evidence) wire.Claim {
+	c := wire.Claim{Body: e.Body, Proof: e.Proof}
+	if len(e.Proofs) > 0 {
+		c.Identity = e.Proofs[0]
+	}
+	if e.Host.IsValid() {
+		c.Host = e.Host.String()
+	}
+	return c
 }
 
 // Queue is the queue group of issuers: a request stays in its region while one
@@ -104,13 +133,14 @@ func (s *Service) Info(_ context.Context, r endpoint.Request) endpoint.Response 
 // Issue answers auth.v1.issue.
 func (s *Service) Issue(ctx context.Context, r endpoint.Request) endpoint.Response {
 	began, t := s.Now(), s.terms.Load()
-	req, body, host, err := s.open(t, r)
+	e, err := s.open(t, r)
+	req := e.Request
 	if err != nil {
 		return s.refuse(r, "issue", req.ReplyKey, err)
 	}
-	grant, cred, err := s.issue(ctx, t, r, req, wire.Claim{Body: body, Host: host})
+	grant, cred, err := s.issue(ctx, t, r, e)
 	if err != nil {
-		return s.refuse(r, "issue", req.ReplyKey, err, "user", req.UserKey.String(), "name", req.Name.String())
+		return s.refuse(r, "issue", req.ReplyKey, err, "user", req.UserKey.String(), "name", req.Name.String(), "type", req.Identity.Type)
 	}
 	s.Log.Info("issued", "request", r.ID, "user", req.UserKey.String(), "identity", grant.Identity.String(),
 		"name", grant.Name.String(), "account", grant.Account.String(), "role", grant.Role.String(),
@@ -128,70 +158,76 @@ func (s *Service) record(ctx context.Context, r endpoint.Request, g policy.Grant
 	})
 }
 
-// open gives the request, its plain body, which is what was signed, and the host
-// that it came from. The request that it gives beside an error has a reply key only
-// once it had a shape.
-func (s *Service) open(t *terms, r endpoint.Request) (wire.Request, []byte, string, error) {
+// open reads the request: its plain body is what was signed. What it gives beside an error
+// has a reply key only once it had a shape.
+func (s *Service) open(t *terms, r endpoint.Request) (authn.Evidence, error) {
+	var none authn.Evidence
 	if len(r.Body) > wire.MaxRequest {
-		return wire.Request{}, nil, "", wire.Errorf(wire.TooLarge, "send at most 16 KiB", "the request has %d bytes", len(r.Body))
+		return none, wire.Errorf(wire.TooLarge, "send at most 16 KiB", "the request has %d bytes", len(r.Body))
 	}
 	_, info, err := s.caller(t, r, s.Guests...)
 	if err != nil {
-		return wire.Request{}, nil, "", err
+		return none, err
 	}
 	body := r.Body
 	if by := r.Header[wire.HeaderSealed]; len(by) > 0 {
 		from, err := ident.ParseSealKey(by[0])
 		if err != nil || len(by) != 1 {
-			return wire.Request{}, nil, "", wire.Errorf(wire.BadRequest, "name the sender's xkey once in Herald-Sealed", "the request is sealed by nobody")
+			return none, wire.Errorf(wire.BadRequest, "name the sender's xkey once in Herald-Sealed", "the request is sealed by nobody")
 		}
 		if body, err = wire.Open(s.SealKey.Pair(), from, r.Body); err != nil {
-			return wire.Request{}, nil, "", wire.Errorf(wire.WrongRegion, "ask auth.v1.info again and seal to that region's key", "the request is not sealed to region %s", s.Region)
+			return none, wire.Errorf(wire.WrongRegion, "ask auth.v1.info again and seal to that region's key", "the request is not sealed to region %s", s.Region)
 		}
 	}
 	req, werr := wire.DecodeRequest(body)
+	asked := authn.Evidence{Request: req}
 	if werr != nil {
-		return req, nil, "", werr
+		return asked, werr
 	}
 	if req.Identity.Secret() && (len(r.Header[wire.HeaderSealed]) == 0 || req.ReplyKey.IsZero()) {
-		return req, nil, "", wire.Errorf(wire.NotSealed, "seal it to the region key of auth.v1.info, and send a reply_key", "a proof of kind %s is a secret", req.Identity.Type)
+		return asked, wire.Errorf(wire.NotSealed, "seal it to the region key of auth.v1.info, and send a reply_key", "a proof of kind %s is a secret", req.Identity.Type)
 	}
-	return req, body, info.Host, nil
+	asked.Body, asked.Proofs, asked.Host = body, r.Header[wire.HeaderIdentity], authn.Host(info.Host)
+	return asked, nil
 }
 
-func (s *Service) issue(ctx context.Context, t *terms, r endpoint.Request, req wire.Request, claim wire.Claim) (policy.Grant, issuer.Credential, error) {
-	var none issuer.Credential
-	now := s.Now()
+func (s *Service) issue(ctx context.Context, t *terms, r endpoint.Request, e authn.Evidence) (policy.Grant, issuer.Credential, error) {
+	var (
+		none issuer.Credential
+		req  = e.Request
+	)
+	e.Now = s.Now()
 	proofs := r.Header[wire.HeaderProof]
-	if err := wire.CheckProof(req.UserKey, proofs, claim.Body); err != nil {
+	if err := wire.CheckProof(req.UserKey, proofs, e.Body); err != nil {
 		return policy.Grant{}, none, err
 	}
-	if err := req.CheckTime(now); err != nil {
+	e.Proof = proofs[0]
+	if err := req.CheckTime(e.Now); err != nil {
 		return policy.Grant{}, none, err
 	}
-	switch first, full := s.replays.first(req.UserKey, req.Nonce, now); {
+	switch first, full := s.replays.first(req.UserKey, req.Nonce, e.Now); {
 	case full:
 		return policy.Grant{}, none, unavailable("too many requests are remembered")
 	case !first:
 		return policy.Grant{}, none, wire.Errorf(wire.Replayed, "make a new nonce for each request", "this request was seen before")
 	}
-	id, werr := authn.Identify(req)
-	if werr != nil {
-		return policy.Grant{}, none, werr
+	who, err := s.methods.Identify(ctx, e)
+	if err != nil {
+		return policy.Grant{}, none, err
 	}
-	grant, werr := t.document.Policy.Decide(id, policy.Wish{Account: req.Account, Role: req.Role, Name: req.Name, TTL: req.TTL})
+	wish := policy.Wish{Account: req.Account, Role: req.Role, Name: req.Name, TTL: req.TTL}
+	grant, werr := t.grants.Decide(policy.Asker{Who: who}, wish, e.Now)
 	if werr != nil {
 		return policy.Grant{}, none, werr
 	}
 	account, _ := t.document.Public.Account(grant.Account)
-	if werr := s.denied(id, account.Key, req.UserKey); werr != nil {
+	if werr := s.denied(grant.Identity, account.Key, req.UserKey); werr != nil {
 		return policy.Grant{}, none, werr
 	}
-	claim.Proof = proofs[0]
-	if err := s.Names.Claim(ctx, grant.Name, id, claim); err != nil {
+	if err := s.Home.Claim(ctx, grant.Name, grant.Identity, claimOf(e)); err != nil {
 		return policy.Grant{}, none, err
 	}
-	cred, err := s.mint(t, grant, account.Key, req.UserKey)
+	cred, err := s.mint(t, grant, account.Key, req.UserKey, e.Now)
 	return grant, cred, err
 }
 
@@ -205,8 +241,8 @@ func (s *Service) denied(id ident.Identity, account ident.AccountKey, user ident
 
 // mint signs a credential that no revocation that is known ends: one that was issued
 // at or before the moment of a revocation is dead on every server. A suspension that
-// came while a claim was on its way counts.
-func (s *Service) mint(t *terms, g policy.Grant, account ident.AccountKey, user ident.UserKey) (issuer.Credential, error) {
+// came while a claim was on its way counts. proven is when who asks was proved.
+func (s *Service) mint(t *terms, g policy.Grant, account ident.AccountKey, user ident.UserKey, proven time.Time) (issuer.Credential, error) {
 	if werr := s.denied(g.Identity, account, user); werr != nil {
 		return issuer.Credential{}, werr
 	}
@@ -216,17 +252,18 @@ func (s *Service) mint(t *terms, g policy.Grant, account ident.AccountKey, user 
 	if before := s.Ledger.RevokedBefore(account, user); now.Unix() <= before {
 		now = time.Unix(before+1, 0)
 	}
+	g.Tags = append(slices.Clip(g.Tags), trust.TagProven+strconv.FormatInt(proven.Unix(), 10))
 	return t.issuer.Mint(g, user, now, s.Spread())
 }
 
 // Renew answers auth.v1.renew: for the nkey that asks, as the server names it.
 func (s *Service) Renew(ctx context.Context, r endpoint.Request) endpoint.Response {
 	t := s.terms.Load()
-	u, _, err := s.caller(t, r, t.members...)
+	u, info, err := s.caller(t, r, t.members...)
 	if err != nil {
 		return s.refuse(r, "renew", ident.SealKey{}, err)
 	}
-	grant, cred, err := s.renew(t, u, r.Body)
+	grant, cred, err := s.renew(ctx, t, u, authn.Host(info.Host), r.Body)
 	if err != nil {
 		return s.refuse(r, "renew", ident.SealKey{}, err, "user", u.Key.String(), "name", u.Name.String())
 	}
@@ -236,7 +273,7 @@ func (s *Service) Renew(ctx context.Context, r endpoint.Request) endpoint.Respon
 	return s.answer(ident.SealKey{}, s.credential(t, grant, cred))
 }
 
-func (s *Service) renew(t *terms, u trust.User, body []byte) (policy.Grant, issuer.Credential, error) {
+func (s *Service) renew(ctx context.Context, t *terms, u trust.User, host netip.Addr, body []byte) (policy.Grant, issuer.Credential, error) {
 	want, werr := wire.DecodeRenewRequest(body)
 	if werr != nil {
 		return policy.Grant{}, issuer.Credential{}, werr
@@ -256,11 +293,27 @@ func (s *Service) renew(t *terms, u trust.User, body []byte) (policy.Grant, issu
 			return policy.Grant{}, issuer.Credential{}, wire.Errorf(wire.NameTaken, "ask auth.v1.issue for a credential, under another name if need be", "the name %s is not yours any more", u.Name)
 		}
 	}
-	grant, werr := t.document.Policy.Decide(u.Identity, policy.Wish{Account: u.Account, Role: u.Role, Name: u.Name, TTL: want.TTL})
+	now := s.Now()
+	proven := u.Proven
+	if proven.IsZero() {
+		proven = u.IssuedAt // by an issuer that did not say
+	}
+	left := t.session - now.Sub(proven)
+	if left < policy.Shortest {
+		return policy.Grant{}, issuer.Credential{}, wire.Errorf(wire.Expired, "ask auth.v1.issue with a proof", "it is too long since you showed who you are")
+	}
+	who, err := s.methods.Again(ctx, authn.Renewal{Identity: u.Identity, User: u.Key, Host: host, Now: now})
+	if err != nil {
+		return policy.Grant{}, issuer.Credential{}, err
+	}
+	who.Provider = u.Identity.Provider()
+	grant, werr := t.grants.Decide(policy.Asker{Who: who, Met: u.Met}, policy.Wish{Account: u.Account, Role: u.Role, Name: u.Name, TTL: want.TTL}, now)
 	if werr != nil {
 		return policy.Grant{}, issuer.Credential{}, werr
 	}
-	cred, err := s.mint(t, grant, u.AccountKey, u.Key)
+	// A credential that is renewed does not outlive what may be renewed.
+	grant.TTL = min(grant.TTL, left)
+	cred, err := s.mint(t, grant, u.AccountKey, u.Key, proven)
 	return grant, cred, err
 }
 

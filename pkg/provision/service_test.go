@@ -52,6 +52,15 @@ type ledgerNames struct {
 	asked   int
 }
 
+func (l *ledgerNames) Redeem(ctx context.Context, id ident.InviteID, user ident.UserKey, _ wire.Claim) (ledger.Invite, error) {
+	e, err := l.decider.Redeem(ctx, id, user, "n", l.now())
+	if err != nil {
+		return ledger.Invite{}, wire.Errorf(wire.BadIdentity, "ask for a new code", "%v", err)
+	}
+	i, _ := e.Body.(ledger.Invite)
+	return i, nil
+}
+
 func (l *ledgerNames) Claim(ctx context.Context, name ident.Name, id ident.Identity, _ wire.Claim) error {
 	l.asked++
 	if l.during != nil {
@@ -118,7 +127,7 @@ func newBench(t *testing.T) (*bench, *ledgerNames) {
 	b.config = provision.Config{
 		Region: ams, Self: must(ident.ParseUserKey(self.Public())), SealKey: b.seal,
 		RoleKeys: provision.RoleKeys{must(ident.ParseAccountKey(member.Public())): member},
-		Ledger:   b.ledger, Names: names, Records: b.records, Guests: []ident.Label{label(platform.Guest)},
+		Ledger:   b.ledger, Home: names, Records: b.records, Guests: []ident.Label{label(platform.Guest)},
 		Log: b.log.logger(), Now: clock, Spread: func() float64 { return 0.5 },
 	}
 	b.svc = provision.New(b.config)

@@ -2,11 +2,13 @@ package provision
 
 import (
 	"slices"
+	"time"
 
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/issuer"
 	"github.com/herald-nats/herald/pkg/keystore"
 	"github.com/herald-nats/herald/pkg/ledger"
+	"github.com/herald-nats/herald/pkg/policy"
 )
 
 // terms are what a service works by: one platform document and what follows from it.
@@ -14,6 +16,8 @@ import (
 // by those that it began with.
 type terms struct {
 	document *ledger.Document // nil: there is none yet
+	grants   *policy.Index
+	session  time.Duration // how long credentials are renewed without another proof
 	issuer   *issuer.Issuer
 	members  []ident.Label // accounts that may ask for renew
 }
@@ -29,7 +33,7 @@ func (s *Service) Use(d *ledger.Document) {
 	if old := s.terms.Load().document; old != nil && old.Public.Version.Rank() > d.Public.Version.Rank() {
 		return
 	}
-	t := &terms{document: d}
+	t := &terms{document: d, grants: d.Grants(), session: d.Policy.LongestSession()}
 	var keys []issuer.RoleKey
 	for _, o := range d.Policy.Offers {
 		a, _ := d.Public.Account(o.Account)

@@ -29,9 +29,15 @@ type Home struct {
 	// Suspended tells whether an identity may be given nothing.
 	Suspended func(ident.Identity) bool
 	Issuers   ident.Label // the account that may ask
-	Limits    *Limits
-	Log       *slog.Logger
-	Now       func() time.Time
+	// AccessKey gives an access key that was not removed.
+	AccessKey func(ident.KeyID) (authn.KeyRecord, bool)
+	// Redeemed gives what the invitations are for that a user has used.
+	Redeemed func(ident.UserKey) []authn.Granted
+	// Methods are ways to show who asks, beside those that need the ledger alone.
+	Methods authn.Methods
+	Limits  *Limits
+	Log     *slog.Logger
+	Now     func() time.Time
 
 	damaged uint64 // atomic
 }
@@ -54,6 +60,7 @@ func (h *Home) Endpoints() []endpoint.Endpoint {
 // asked is a client's request that was verified, and who it came from.
 type asked struct {
 	request wire.Request
+	claim   wire.Claim
 	// issuer and host are who passed it on, and from where the issuer says that it
 	// came: what may be limited.
 	issuer ident.UserKey
@@ -88,7 +95,7 @@ func (h *Home) refuse(r endpoint.Request, a asked, err error) endpoint.Response 
 		level = slog.LevelError
 		atomic.AddUint64(&h.damaged, 1)
 	}
-	h.Log.Log(context.Background(), level, "refused", "request", r.ID, "name", a.request.Name.String(), "code", string(told.Code), "error", err)
+	h.Log.Log(context.Background(), level, "refused", "request", r.ID, "name", a.request.Name.String(), "type", a.request.Identity.Type, "code", string(told.Code), "error", err)
 	body, err := json.Marshal(&told)
 	if err != nil {
 		body = nil // the headers say what matters
@@ -147,34 +154,57 @@ func (h *Home) verify(r endpoint.Request) (asked, error) {
 	if werr := req.CheckTime(h.Now()); werr != nil {
 		return a, werr
 	}
-	a.request, a.host = req, claim.Host
+	a.request, a.claim, a.host = req, claim, claim.Host
 	return a, nil
 }
 
+// identify says who the client is, by what it signed and not by what the issuer says.
+func (h *Home) identify(ctx context.Context, a asked) (authn.Who, error) {
+	methods := append(authn.Methods{
+		authn.Open{}, authn.AccessKeys{Find: h.AccessKey}, authn.Invites{Redeem: h.used, Redeemed: h.Redeemed},
+	}, h.Methods...)
+	e := authn.Evidence{Request: a.request, Body: a.claim.Body, Proof: a.claim.Proof, Host: authn.Host(a.host), Now: h.Now()}
+	if a.claim.Identity != "" {
+		e.Proofs = []string{a.claim.Identity}
+	}
+	return methods.Identify(ctx, e)
+}
+
+// used gives what an invitation is for that who asks has used: to claim a name uses none.
+func (h *Home) used(ctx context.Context, id ident.InviteID, e authn.Evidence) (authn.Granted, error) {
+	i, err := h.Decider().Redeemed(ctx, id, e.Request.UserKey)
+	return i.Granted(), err
+}
+
 func (h *Home) claim(ctx context.Context, a asked) (ledger.Entry, error) {
-	id, werr := authn.Identify(a.request)
-	if werr != nil {
-		return ledger.Entry{}, werr
-	}
-	if a.request.Name.IsZero() {
-		return ledger.Entry{}, wire.Errorf(wire.BadName, "claim a name", "the request has no name")
-	}
-	// A name is for who may have something: a stolen issuer passes anything on.
-	if _, werr := h.Document().Policy.Decide(id, policy.Wish{Account: a.request.Account, Role: a.request.Role, Name: a.request.Name}); werr != nil {
-		return ledger.Entry{}, werr
-	}
-	if h.Suspended(id) {
-		return ledger.Entry{}, wire.Errorf(wire.Suspended, "ask the platform's operator", "this identity is suspended")
-	}
+	// Whoever guesses codes, or makes home verify tokens, is counted, too.
 	if werr := h.Limits.Take(a.issuer.String(), a.host, h.Now()); werr != nil {
 		return ledger.Entry{}, werr
 	}
+	who, err := h.identify(ctx, a)
+	if err != nil {
+		return ledger.Entry{}, err
+	}
+	// A name is for who may have something: a stolen issuer passes anything on. And it is
+	// the name that policy gives.
+	grant, werr := h.decide(a, who)
+	if werr != nil {
+		return ledger.Entry{}, werr
+	}
+	if h.Suspended(grant.Identity) {
+		return ledger.Entry{}, wire.Errorf(wire.Suspended, "ask the platform's operator", "this identity is suspended")
+	}
 	now := h.Now()
 	return h.Decider().Claim(ctx, ledger.Claim{
-		Name: a.request.Name, Identity: id, User: a.request.UserKey, Nonce: a.request.Nonce,
+		Name: grant.Name, Identity: grant.Identity, User: a.request.UserKey, Nonce: a.request.Nonce,
 		// The issuer gives no longer life than this, and gives it a moment later.
 		Expires: now.Add(h.Document().Policy.Longest()),
 	}, now)
+}
+
+func (h *Home) decide(a asked, who authn.Who) (policy.Grant, *wire.Error) {
+	wish := policy.Wish{Account: a.request.Account, Role: a.request.Role, Name: a.request.Name}
+	return h.Document().Grants().Decide(policy.Asker{Who: who}, wish, h.Now())
 }
 
 func (h *Home) redeem(ctx context.Context, a asked) (ledger.Entry, error) {
@@ -187,5 +217,14 @@ func (h *Home) redeem(ctx context.Context, a asked) (ledger.Entry, error) {
 	if werr := h.Limits.Take(a.issuer.String(), a.host, h.Now()); werr != nil {
 		return ledger.Entry{}, werr
 	}
-	return h.Decider().Redeem(ctx, ident.InviteOf(a.request.Identity.Code), a.request.UserKey, a.request.Nonce, h.Now())
+	who := authn.Who{Identity: ident.InviteIdentity(a.request.UserKey)}
+	// What would give nothing is not used up.
+	may := func(i ledger.Invite) error {
+		who.Granted = []authn.Granted{i.Granted()}
+		if _, werr := h.decide(a, who); werr != nil {
+			return werr
+		}
+		return nil
+	}
+	return h.Decider().RedeemIf(ctx, ident.InviteOf(a.request.Identity.Code), a.request.UserKey, a.request.Nonce, h.Now(), may)
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -19,11 +20,13 @@ import (
 
 	"github.com/herald-nats/herald/internal/endpoint"
 	"github.com/herald-nats/herald/internal/natsconn"
+	"github.com/herald-nats/herald/pkg/authn"
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/keystore"
 	"github.com/herald-nats/herald/pkg/ledger"
 	"github.com/herald-nats/herald/pkg/ledger/memory"
 	"github.com/herald-nats/herald/pkg/platform"
+	"github.com/herald-nats/herald/pkg/policy"
 	"github.com/herald-nats/herald/pkg/registrar"
 	"github.com/herald-nats/herald/pkg/subject"
 	"github.com/herald-nats/herald/pkg/trust"
@@ -51,6 +54,16 @@ type bench struct {
 // code is an invitation's code that no log and no answer may show.
 const code = "code-that-nobody-may-read"
 
+// withInvites is a document that lets invitations be for what is offered to everybody.
+func withInvites(d *ledger.Document) *ledger.Document {
+	p := policy.Policy{Offers: slices.Clone(d.Policy.Offers)}
+	for _, o := range d.Policy.Offers {
+		o.Kind = ident.KindInvite
+		p.Offers = append(p.Offers, o)
+	}
+	return &ledger.Document{Public: d.Public, PublicToken: d.PublicToken, Policy: p, Names: d.Names}
+}
+
 func newBench(t *testing.T) *bench {
 	t.Helper()
 	ams := must(ident.ParseRegion("ams"))
@@ -74,7 +87,7 @@ func newBench(t *testing.T) *bench {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.member, b.document = member.Token, b.p.Full
+	b.member, b.document = member.Token, withInvites(b.p.Full)
 	clock := func() time.Time { return b.now }
 	b.decider = ledger.Decider{
 		Store: b.store, Opener: ledger.Opener{Operator: b.p.Operator, Now: clock}, Signer: ledger.KeySigner{Key: b.signing},
@@ -84,6 +97,8 @@ func newBench(t *testing.T) *bench {
 		Decider:   func() *ledger.Decider { d := b.decider; return &d },
 		Document:  func() *ledger.Document { return b.document },
 		Suspended: func(id ident.Identity) bool { return b.suspended[id] },
+		AccessKey: func(ident.KeyID) (authn.KeyRecord, bool) { return authn.KeyRecord{}, false },
+		Redeemed:  func(ident.UserKey) []authn.Granted { return nil },
 		Issuers:   must(ident.ParseLabel(platform.Auth)), Limits: registrar.DefaultLimits(), Log: b.log.logger(), Now: clock,
 	}
 	return b

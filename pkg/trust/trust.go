@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -199,13 +200,21 @@ type User struct {
 	AccountKey ident.AccountKey
 	Role       ident.Label
 	Identity   ident.Identity // zero for guests and services
+	Proven     time.Time      // when the identity was proved; zero: the credential does not say
+	Met        string         // what of policy the proof met; see policy.Offer.Sum
 	IssuedAt   time.Time
 	Expires    time.Time // zero: never
 	ID         string    // jti
 }
 
-// TagIdentity begins the tag that says how a user's identity was proved.
-const TagIdentity = "identity:"
+// What tags of issuers begin with. Beside TagIdentity the tag "oidc:" has the identity of
+// who came with a login.
+const (
+	TagIdentity = "identity:" // how the user's identity was proved
+	TagKey      = "kid:"      // the access key that it came with
+	TagProven   = "proven:"   // when it was proved, in seconds since 1970
+	TagMet      = "met:"      // what of policy the proof met
+)
 
 // TagRegion begins the tag that says which region a service user belongs to.
 const TagRegion = "region:"
@@ -240,12 +249,57 @@ func (p *Platform) VerifyUser(token string, now time.Time) (User, error) {
 			return User{}, fmt.Errorf("user JWT of %s: %w", u.Key, ErrExpired)
 		}
 	}
-	for _, t := range c.Tags {
-		if t == TagIdentity+"open" {
-			u.Identity = ident.OpenIdentity(u.Key)
-		}
+	if err := u.readTags(c.Tags); err != nil {
+		return User{}, err
 	}
 	return u, nil
+}
+
+// readTags reads what an issuer says of the user's identity. A user of a service, or a
+// static one, has none of it.
+func (u *User) readTags(tags jwt.TagList) error {
+	values := func(prefix string) []string {
+		var all []string
+		for _, t := range tags {
+			if v, ok := strings.CutPrefix(t, prefix); ok {
+				all = append(all, v)
+			}
+		}
+		return all
+	}
+	kinds := values(TagIdentity)
+	if len(kinds) == 0 {
+		return nil
+	}
+	id := ""
+	switch kind := kinds[0]; kind {
+	case ident.KindOpen, ident.KindInvite:
+		id = u.Key.String()
+	case ident.KindKey:
+		id = strings.Join(values(TagKey), ",")
+	case ident.KindOIDC:
+		id = strings.Join(values(ident.KindOIDC+":"), ",")
+	}
+	var err error
+	if u.Identity, err = ident.ParseIdentity(kinds[0] + ":" + id); err != nil || len(kinds) > 1 {
+		u.Identity = ident.Identity{}
+		return fmt.Errorf("user JWT of %s says of several identities, or of none, that it is theirs: %w", u.Key, ErrUntrusted)
+	}
+	for _, v := range values(TagProven) {
+		n, err := strconv.ParseInt(v, 10, 64)
+		if err != nil || n <= 0 || !u.Proven.IsZero() {
+			return fmt.Errorf("user JWT of %s does not say when it was proved: %w", u.Key, ErrUntrusted)
+		}
+		u.Proven = time.Unix(n, 0)
+	}
+	switch met := values(TagMet); len(met) {
+	case 0:
+	case 1:
+		u.Met = met[0]
+	default:
+		return fmt.Errorf("user JWT of %s says twice what its proof met: %w", u.Key, ErrUntrusted)
+	}
+	return nil
 }
 
 // ErrExpired is wrapped for a user JWT whose time is over.

@@ -14,6 +14,7 @@ import (
 	"github.com/herald-nats/herald/internal/cli"
 	"github.com/herald-nats/herald/internal/natsconn"
 	"github.com/herald-nats/herald/internal/uptest"
+	"github.com/herald-nats/herald/pkg/authn"
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/keystore"
 	"github.com/herald-nats/herald/pkg/ledger"
@@ -205,7 +206,7 @@ func TestLookingAtTheLedger(t *testing.T) {
 	for i, k := range []string{"use", "disabled", "over", "removed"} {
 		keys[k] = parse(t, ident.ParseKeyID, "HKAAAAAAAAAAAAAAAAA"+string(rune('A'+i)))
 		a := ledger.AccessKey{
-			Public: user, Owner: "team " + k + "\x1b[2J", Grants: []ledger.Granted{{Account: label("CHAT"), Role: label("member"), Name: name("robot")}},
+			Public: user, Owner: "team " + k + "\x1b[2J", Grants: []authn.Granted{{Account: label("CHAT"), Role: label("member"), Name: name("robot")}},
 			Networks: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")},
 		}
 		if k == "over" {

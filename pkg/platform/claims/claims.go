@@ -306,7 +306,7 @@ func (c *Compiler) Public(operator string) (*trust.Platform, error) {
 		granted[g.Account] = true
 		ref := manifest.RoleRef{Account: g.Account, Role: g.Role}
 		if g.To == ident.KindOpen && open[ref] == nil {
-			o := c.lifetimes(g)
+			o := c.offer(g)
 			open[ref] = &trust.Lifetimes{Default: int64(o.Default.Duration() / time.Second), Longest: int64(o.Longest.Duration() / time.Second)}
 		}
 	}
@@ -343,14 +343,24 @@ func (c *Compiler) Policy() (policy.Policy, error) {
 	for _, i := range c.file.Identities {
 		named[i.Name.String()] = i.Identity
 	}
-	var p policy.Policy
+	p := policy.Policy{Session: policy.Seconds(c.file.Credentials.Session)}
+	for _, i := range c.file.Identities {
+		// Those that are in no category are named by offers themselves.
+		if strings.Contains(i.Name.String(), ".") {
+			p.Identities = append(p.Identities, policy.Named{Name: i.Name, Identity: i.Identity})
+		}
+	}
 	for _, g := range c.file.Grants {
-		o := c.lifetimes(g)
+		o := c.offer(g)
 		switch id, ok := named[g.To]; {
 		case ok:
 			o.Identity = &id
 		case slices.Contains(manifest.Kinds(), g.To):
 			o.Kind = g.To
+		case g.To == manifest.Everyone:
+			o.Everyone = true
+		case strings.HasSuffix(g.To, "."+manifest.Everyone):
+			o.Category = strings.TrimSuffix(g.To, "."+manifest.Everyone)
 		default:
 			id, err := ident.ParseIdentity(g.To)
 			if err != nil {
@@ -363,18 +373,22 @@ func (c *Compiler) Policy() (policy.Policy, error) {
 	return p, nil
 }
 
-// lifetimes is the offer of a grant, but for whom it is for.
-func (c *Compiler) lifetimes(g manifest.Grant) policy.Offer {
+// offer is the offer of a grant, but for whom it is for.
+func (c *Compiler) offer(g manifest.Grant) policy.Offer {
 	var r manifest.Role
 	if i := slices.IndexFunc(c.all, func(a manifest.Account) bool { return a.Name == g.Account }); i >= 0 {
 		r, _ = c.all[i].Role(g.Role)
 	}
 	def, longest := c.file.Lifetimes(r)
 	def, longest = cmp.Or(g.Lifetime, def), cmp.Or(g.Longest, longest)
-	return policy.Offer{
-		Account: g.Account, Role: g.Role, Tags: g.Tags,
+	o := policy.Offer{
+		Account: g.Account, Role: g.Role, Tags: g.Tags, Name: g.Name, Provider: g.Provider, Groups: g.Groups,
 		Default: policy.Seconds(min(def, longest)), Longest: policy.Seconds(longest),
 	}
+	for _, cl := range g.Claims {
+		o.Claims = append(o.Claims, policy.Claim{Name: cl.Claim, Values: cl.Values})
+	}
+	return o
 }
 
 // Names are the rules for names.

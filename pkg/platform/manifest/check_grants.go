@@ -9,6 +9,7 @@ import (
 	"github.com/nats-io/nkeys"
 
 	"github.com/herald-nats/herald/pkg/ident"
+	"github.com/herald-nats/herald/pkg/policy"
 )
 
 func (c *checker) identities() {
@@ -26,8 +27,68 @@ func (c *checker) identities() {
 
 // grantID is what must not be granted twice.
 type grantID struct {
-	to   string
-	role RoleRef
+	to         string
+	role       RoleRef
+	conditions string
+}
+
+// conditions are a grant's, as text: equal if they ask for the same.
+func conditions(g Grant) string {
+	groups := slices.Sorted(slices.Values(g.Groups))
+	claims := make([]string, len(g.Claims))
+	for i, cl := range g.Claims {
+		claims[i] = fmt.Sprintf("%q%q", cl.Claim, slices.Sorted(slices.Values(cl.Values)))
+	}
+	slices.Sort(claims)
+	return fmt.Sprintf("%s %q %q", g.Provider, groups, claims)
+}
+
+// conditions checks what a grant asks for besides.
+func (c *checker) conditions(at string, g Grant, to string) {
+	if !g.Name.IsZero() && (to == Everyone || strings.HasSuffix(to, "."+Everyone) || slices.Contains(Kinds(), to)) {
+		c.bad(at+".name", "leave it out, or grant it to each identity", "%s may be many, and a name is one identity's", to)
+	}
+	if g.Provider.IsZero() && len(g.Groups) == 0 && len(g.Claims) == 0 {
+		return
+	}
+	if kind, _, _ := strings.Cut(to, ":"); slices.Contains(Kinds(), kind) && kind != ident.KindOIDC {
+		c.bad(at, "grant it to oidc, or leave out provider, groups and claims", "nobody vouches for %s: what a provider says is said of logins alone", to)
+		return
+	}
+	if len(g.Groups) > policy.MaxConditions || len(g.Claims) > policy.MaxConditions {
+		c.bad(at, "make several grants of it", "it has more than %d groups or claims", policy.MaxConditions)
+		return
+	}
+	for i, v := range g.Groups {
+		c.conditionText(fmt.Sprintf("%s.groups[%d]", at, i), v)
+	}
+	once(c, g.Groups, "group", func(i int) string { return fmt.Sprintf("%s.groups[%d]", at, i) })
+	names := make([]string, len(g.Claims))
+	for i, cl := range g.Claims {
+		where := fmt.Sprintf("%s.claims[%d]", at, i)
+		names[i] = cl.Claim
+		if cl.Claim != "" {
+			c.conditionText(where+".claim", cl.Claim)
+		}
+		if len(cl.Values) > policy.MaxAnswers {
+			c.bad(where+".values", "make several grants of it", "there are %d values, of at most %d", len(cl.Values), policy.MaxAnswers)
+			continue
+		}
+		for j, v := range cl.Values {
+			c.conditionText(fmt.Sprintf("%s.values[%d]", where, j), v)
+		}
+		once(c, cl.Values, "value", func(j int) string { return fmt.Sprintf("%s.values[%d]", where, j) })
+	}
+	once(c, names, "claim", func(i int) string { return fmt.Sprintf("%s.claims[%d].claim", at, i) })
+}
+
+// conditionText refuses what no provider says.
+func (c *checker) conditionText(at, s string) {
+	if len(s) > policy.MaxValue {
+		c.bad(at, "shorten it", "it has %d bytes, of at most %d", len(s), policy.MaxValue)
+		return
+	}
+	c.text(at, s)
 }
 
 func (c *checker) grants() {
@@ -40,7 +101,8 @@ func (c *checker) grants() {
 		at := fmt.Sprintf("grants[%d]", i)
 		to := c.grantee(at, g, named)
 		ref := RoleRef{g.Account, g.Role}
-		if id := (grantID{to, ref}); to != "" && !g.Account.IsZero() && !g.Role.IsZero() {
+		c.conditions(at, g, to)
+		if id := (grantID{to, ref, conditions(g)}); to != "" && !g.Account.IsZero() && !g.Role.IsZero() {
 			if first, ok := seen[id]; ok {
 				c.bad(at, "remove one of them", "%s is granted to %s twice: by number %d already", ref, to, first+1)
 			} else {
@@ -60,8 +122,17 @@ func (c *checker) grantee(at string, g Grant, named map[string]ident.Identity) s
 	if id, ok := named[g.To]; ok {
 		return id.String()
 	}
-	if g.To == "" || slices.Contains(Kinds(), g.To) {
+	if g.To == "" || g.To == Everyone || slices.Contains(Kinds(), g.To) {
 		return g.To
+	}
+	if category, ok := strings.CutSuffix(g.To, "."+Everyone); ok {
+		for name := range named {
+			if strings.HasPrefix(name, category+".") {
+				return g.To
+			}
+		}
+		c.missing(at+".to", "identities", "give identities names such as "+firstOf(category)+".billing", "no identity is in a category %.64q", category)
+		return ""
 	}
 	if strings.Contains(g.To, ":") {
 		id, err := ident.ParseIdentity(g.To)
@@ -79,12 +150,20 @@ func (c *checker) grantee(at string, g Grant, named map[string]ident.Identity) s
 	for _, id := range c.f.Identities {
 		known = append(known, id.Name.String())
 	}
-	hint := "name one of identities, write one out such as key:HK…, or say open, invite, key or oidc"
+	hint := "name one of identities, write one out such as key:HK…, or say open, invite, key, oidc or DEFAULT"
 	if near := nearest(g.To, known); near != "" {
 		hint = "did you mean " + near + "?"
 	}
 	c.missing(at+".to", "identities", hint, "there is no identity %.64q", g.To)
 	return ""
+}
+
+// firstOf is a category as it can be written in a hint.
+func firstOf(category string) string {
+	if _, err := ident.ParseName(category); err != nil {
+		return "services"
+	}
+	return category
 }
 
 // held is a role and the account that it is in.
@@ -138,7 +217,8 @@ func (c *checker) grant(at string, g Grant, to string, r held) {
 	case r.Bearer:
 		c.bad(at, "leave bearer out of the role", "role %s/%s has bearers: who asks for a credential as a guest gets it where all guests can read it, and could not be told from them", g.Account, g.Role)
 	}
-	if slices.Contains(Kinds(), to) && to != ident.KindKey && !r.Public {
+	asks := to == ident.KindOIDC && len(g.Groups)+len(g.Claims) > 0
+	if (to == Everyone || slices.Contains(Kinds(), to) && to != ident.KindKey && !asks) && !r.Public {
 		c.bad(at+".to", "grant it to identities by name, or say public: true of the role", "%s/%s is not public, and %s is whoever %s", g.Account, g.Role, to, comes(to))
 	}
 	if g.Lifetime != 0 || g.Longest != 0 {
@@ -154,7 +234,7 @@ func (c *checker) grant(at string, g Grant, to string, r held) {
 // comes says who is of a kind.
 func comes(kind string) string {
 	return map[string]string{
-		ident.KindOpen: "asks", ident.KindInvite: "has an invitation", ident.KindOIDC: "has a login", ident.KindKey: "has an access key",
+		Everyone: "asks", ident.KindOpen: "asks", ident.KindInvite: "has an invitation", ident.KindOIDC: "has a login", ident.KindKey: "has an access key",
 	}[kind]
 }
 
@@ -166,7 +246,7 @@ func (c *checker) grantTags(at string, g Grant) {
 			c.bad(where, hint, "%s", reason)
 			continue
 		}
-		if key, _, _ := strings.Cut(tag, ":"); slices.Contains([]string{tagIdentity, tagRegion, tagKey}, key) {
+		if key, _, _ := strings.Cut(tag, ":"); slices.Contains(OwnTags(), key) {
 			c.bad(where, "use another key", "the tag %s is Herald's own", key)
 		}
 	}
@@ -234,7 +314,7 @@ func (c *checker) expands(at string, g Grant, to string, r held, p pattern, list
 		case t.fn == fnAccountTag:
 			n *= max(len(valuesOf(r.account.Tags, t.key)), 1)
 			continue
-		case t.fn != fnTag || t.key == tagIdentity || t.key == tagRegion:
+		case t.fn != fnTag || t.key == tagIdentity || t.key == tagRegion || t.key == tagProven:
 			continue
 		case t.key == tagKey:
 			if deny && to != ident.KindKey && !strings.HasPrefix(to, ident.KindKey+":") {
@@ -313,7 +393,8 @@ func connectSize(tags []string) int {
 	claims.IssuerAccount = string(account)
 	claims.Expires = 1 << 40 // more digits than it will have
 	claims.Tags = append(jwt.TagList{
-		tagIdentity + ":" + strings.Repeat("i", 64), tagRegion + ":" + strings.Repeat("r", 16), tagKey + ":" + strings.Repeat("k", 20),
+		tagIdentity + ":" + strings.Repeat("i", 6), tagRegion + ":" + strings.Repeat("r", 16), tagLogin + ":" + strings.Repeat("o", 32+1+255),
+		tagProven + ":" + strings.Repeat("p", 12), tagMet + ":" + strings.Repeat("m", 16),
 	}, tags...)
 	token, err := claims.EncodeWithSigner(issuer, func(string, []byte) ([]byte, error) { return make([]byte, 64), nil })
 	if err != nil {

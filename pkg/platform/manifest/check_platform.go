@@ -287,6 +287,13 @@ func (c *checker) node(at string, n Node, names map[ident.Name]string, used map[
 func (c *checker) credentials() {
 	cr := c.f.Credentials
 	c.lifetimes("credentials", cr.Lifetime, cr.Longest, DefaultLongest)
+	switch t := time.Duration(cr.Session); {
+	case cr.Session == 0:
+	case t < policy.Shortest || t%time.Second != 0:
+		c.bad("credentials.session", "credentials count whole seconds", "session is %s; it is at least 1s, and whole seconds", cr.Session)
+	case t > ledger.MaxLife:
+		c.bad("credentials.session", "have them show again who they are", "session is %s, longer than %s", cr.Session, Duration(ledger.MaxLife))
+	}
 }
 
 // lifetimes checks a pair of lifetimes, given the longest where none is named. A lifetime

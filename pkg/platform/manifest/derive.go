@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/herald-nats/herald/pkg/ident"
+	"github.com/herald-nats/herald/pkg/policy"
 )
 
 // Defaults of lifetimes.
@@ -42,6 +43,10 @@ func (f *File) Lifetimes(r Role) (def, longest Duration) {
 func Kinds() []string {
 	return []string{ident.KindOpen, ident.KindInvite, ident.KindKey, ident.KindOIDC}
 }
+
+// Everyone is to whom a grant is that is to everybody, and how one ends that is to a
+// category.
+const Everyone = policy.Root
 
 // OwnAccounts are the names of the accounts that Herald brings.
 func OwnAccounts() []string { return []string{System, Ledger, Readers, Auth, Guest, Admin, ChatIn} }

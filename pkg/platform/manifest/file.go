@@ -46,9 +46,10 @@ type File struct {
 	Accounts []Account `yaml:"accounts"`
 	// Names for identities, so that grants can be read.
 	Identities []Identity `yaml:"identities"`
-	// Who may have which role; at least one grant. Of several for the same identity the
-	// first is what it gets if it asks for nothing in particular; grants to an identity come
-	// before those to its kind. What is granted to nobody is given to nobody.
+	// Who may have which role; at least one grant. Somebody who asks for nothing in particular
+	// gets what is most particular: grants to the identity, then to its category, to the
+	// category that this one is in, to its kind, and to DEFAULT; of those to the same the one
+	// that asks for more, and then the first. What is granted to nobody is given to nobody.
 	Grants []Grant `yaml:"grants" required:"true"`
 	// The role, as ACCOUNT/ROLE, of the user that servers take for whoever connects without
 	// credentials. The role must be public and have bearer: true, and its account bearers in
@@ -177,6 +178,9 @@ type Credentials struct {
 	Lifetime Duration `yaml:"lifetime"`
 	// The longest that is given, at most 31 days. Default: 12h.
 	Longest Duration `yaml:"longest"`
+	// How long credentials are renewed from when their holder showed who they are; then they
+	// have to show it again. At most 31 days. Default: 12h.
+	Session Duration `yaml:"session"`
 }
 
 // Chat is what the chat has.
@@ -457,7 +461,8 @@ type Hours struct {
 
 // Identity gives an identity a name.
 type Identity struct {
-	// The name that grants use; not that of a kind.
+	// The name that grants use; not that of a kind. One with dots is in a category:
+	// services.billing is in services.
 	Name ident.Name `yaml:"name" required:"true"`
 	// Who it is: open:<nkey>, key:<key id>, invite:<nkey> or oidc:<provider>:<subject>.
 	Identity ident.Identity `yaml:"identity" required:"true"`
@@ -466,15 +471,26 @@ type Identity struct {
 // Grant gives a role of CHAT, ADMIN or one of your accounts. Those of Herald's services
 // and of guests are given when the platform is made.
 type Grant struct {
-	// To whom: the name of an identity, an identity written out, or a kind of identities:
-	// open (whoever asks), invite (who has an invitation), key (who has an access key) or
-	// oidc (who has a login). Kinds but key need a public role.
+	// To whom: the name of an identity, or an identity written out; those of a category,
+	// such as services.DEFAULT; a kind of identities: open (whoever asks), invite (who has an
+	// invitation for this role), key (who has an access key for it) or oidc (who has a
+	// login); or DEFAULT, everybody. Kinds and DEFAULT need a public role, but for key, and
+	// for logins with groups or claims.
 	To string `yaml:"to" required:"true"`
+	// The provider that must vouch; of logins alone. Default: any.
+	Provider ident.Label `yaml:"provider"`
+	// Groups of the provider, one of which they must be in. Default: none.
+	Groups []string `yaml:"groups"`
+	// What the provider must say besides, all of it. Default: nothing.
+	Claims []ClaimIs `yaml:"claims"`
 	// The account of the role.
 	Account ident.Label `yaml:"account" required:"true"`
 	// The role. Its users may also ask for platform information and renewal, and have an
 	// inbox of their own, in every account.
 	Role ident.Label `yaml:"role" required:"true"`
+	// The name that goes with it; of grants to one identity alone. Default: what the login,
+	// the access key or the invitation says, and else what is asked for.
+	Name ident.Name `yaml:"name"`
 	// How long credentials live if nothing else is asked for; never longer than longest.
 	// Default: the role's.
 	Lifetime Duration `yaml:"lifetime"`
@@ -483,8 +499,17 @@ type Grant struct {
 	Longest Duration `yaml:"longest"`
 	// Tags that users get beside Herald's own, as key:value in lower case. Templates may use
 	// them as {{tag(key)}}; what the role's templates name must be here. The keys identity,
-	// region and kid are Herald's own.
+	// region, kid, oidc, proven and met are Herald's own.
 	Tags []string `yaml:"tags" form:"tag"`
+}
+
+// ClaimIs asks for what a provider says.
+type ClaimIs struct {
+	// The claim's name, such as repository; realm_access.roles is roles within realm_access.
+	Claim string `yaml:"claim" required:"true"`
+	// Its values, one of which it must have; true and numbers are written as text. One that
+	// ends in * is the beginning of one.
+	Values []string `yaml:"values" required:"true"`
 }
 
 // RoleRef names a role as ACCOUNT/ROLE; the zero value names none.

@@ -27,6 +27,9 @@ const (
 	tagIdentity = "identity"
 	tagRegion   = "region"
 	tagKey      = "kid"
+	tagLogin    = "oidc"
+	tagProven   = "proven"
+	tagMet      = "met"
 	tagBase     = "base" // of accounts
 )
 
@@ -274,4 +277,9 @@ func lower(c byte) bool { return 'a' <= c && c <= 'z' || '0' <= c && c <= '9' }
 func printable(s string) string {
 	q := strconv.Quote(s)
 	return q[1 : len(q)-1]
+}
+
+// OwnTags are the keys of tags that are Herald's own.
+func OwnTags() []string {
+	return []string{tagIdentity, tagRegion, tagKey, tagLogin, tagProven, tagMet}
 }

@@ -164,6 +164,9 @@ func identity(t *rapid.T) string {
 func TestRenderReads(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		f := anyFile(t)
+		if reflect.DeepEqual(f, new(manifest.File)) {
+			t.Skip("a file without anything is refused")
+		}
 		text := f.Render()
 		g, problems := manifest.Read(text)
 		if len(problems) > 0 {

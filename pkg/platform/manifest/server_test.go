@@ -322,7 +322,10 @@ func TestConnectSize(t *testing.T) {
 	label := must(ident.ParseLabel("A"))
 	i := issuer.New(issuer.RoleKey{Account: label, AccountKey: must(ident.ParseAccountKey(account.Public())), Role: label, Key: role})
 	connects := func(tags []string) error {
-		own := []string{"identity:" + strings.Repeat("i", 64), "region:" + strings.Repeat("r", 16), "kid:" + strings.Repeat("k", 20)}
+		own := []string{
+			"identity:" + strings.Repeat("i", 6), "region:" + strings.Repeat("r", 16), "oidc:" + strings.Repeat("o", 32+1+255),
+			"proven:" + strings.Repeat("p", 12), "met:" + strings.Repeat("m", 16),
+		}
 		cred, err := i.Mint(policy.Grant{
 			Account: label, Role: label, Name: must(ident.ParseName(strings.Repeat("n", 32))), TTL: time.Hour, Tags: append(own, tags...),
 		}, must(ident.ParseUserKey(user.Public())), time.Now(), 0.123456789012345)

@@ -53,9 +53,22 @@ func sayPart(key, value string) []string {
 		var o policy.Offer
 		if read(&o) {
 			add("for %s, at most %s", o.Default.Duration(), o.Longest.Duration())
+			if !o.Name.IsZero() {
+				add("under the name %s", o.Name)
+			}
 			for _, t := range o.Tags {
 				add("tag %s", t)
 			}
+		}
+	case strings.HasPrefix(key, partWho):
+		var n policy.Named
+		if read(&n) {
+			add("%s", n.Identity)
+		}
+	case key == partSession:
+		var s policy.Seconds
+		if read(&s) {
+			add("a proof is needed again after %s", s.Duration())
 		}
 	case key == partNames:
 		var n ledger.NameRules

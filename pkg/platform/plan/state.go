@@ -79,6 +79,8 @@ const (
 	partRoom    = "room "
 	partGrant   = "grant "
 	partNames   = "names"
+	partWho     = "identity "
+	partSession = "session"
 	partChatIn  = "chat account"
 )
 
@@ -111,11 +113,20 @@ func parts(d *ledger.Document) []part {
 	for _, o := range d.Policy.Offers {
 		put(partGrant+grantName(o), o)
 	}
+	for _, n := range d.Policy.Identities {
+		put(partWho+n.Name.String(), n)
+	}
+	if d.Policy.Session != 0 {
+		put(partSession, d.Policy.Session)
+	}
 	put(partNames, d.Names)
 	return out
 }
 
 func grantName(o policy.Offer) string {
+	if c := o.Conditions(); c != "" {
+		return fmt.Sprintf("%s (%s) %s/%s", o.To(), c, o.Account, o.Role)
+	}
 	return fmt.Sprintf("%s %s/%s", o.To(), o.Account, o.Role)
 }
 
@@ -143,6 +154,10 @@ func together(all []part) (*ledger.Document, error) {
 			err = appendTo(&d.Public.Chat.Rooms, p.value)
 		case strings.HasPrefix(p.key, partGrant):
 			err = appendTo(&d.Policy.Offers, p.value)
+		case strings.HasPrefix(p.key, partWho):
+			err = appendTo(&d.Policy.Identities, p.value)
+		case p.key == partSession:
+			get(&d.Policy.Session)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("putting the platform document together: %s: %w", p.key, err)

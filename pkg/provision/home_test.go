@@ -21,7 +21,7 @@ import (
 
 // asking is an issuer's Names with home as a test plays it.
 type asking struct {
-	*provision.Names
+	*provision.Home
 	t          *testing.T
 	p          *ledgertest.Platform
 	projection *ledger.Projection
@@ -39,7 +39,7 @@ func newAsking(t *testing.T) *asking {
 		name: must(ident.ParseName("alice")), me: ident.OpenIdentity(ledgertest.User(t)), other: ident.OpenIdentity(ledgertest.User(t)),
 	}
 	a.key = ledger.NameKey(a.name)
-	a.Names = provision.NewNamesVia(func(ctx context.Context, data []byte) (*nats.Msg, error) {
+	a.Home = provision.NewHomeVia(func(ctx context.Context, _ string, data []byte) (*nats.Msg, error) {
 		a.sent = append(a.sent, string(data))
 		if a.home == nil {
 			t.Error("home was asked")
