@@ -107,7 +107,7 @@ func (t *Tool) Apply(ctx context.Context, confirm func(*plan.Plan) error) (*Resu
 	s := &session{Tool: t, signer: signer, result: &Result{Regions: regions}}
 	defer s.close()
 	if err := s.open(ctx); err != nil {
-		return nil, err
+		return s.result, err
 	}
 	for try := 1; ; try++ {
 		again, err := s.once(ctx, want, confirm)
@@ -178,6 +178,8 @@ func (s *session) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	// So that whoever is told that it came no further knows who does not answer.
+	s.result.Behind, s.result.Servers = report.Behind, len(s.nodes())
 	s.away = len(report.Behind) > 0
 	s.step("open the ledger")
 	if s.setup, err = s.Dial(ctx, platform.Ledger, platform.RoleSetup); err != nil {
@@ -201,15 +203,9 @@ const streamsTry = 3 * time.Second
 // is away wait for the next run: what is decided needs home alone.
 func (s *session) streams(ctx context.Context, store *jetstream.Decisions) error {
 	s.step("make the streams")
-	there := false
-	try, cancel := context.WithTimeout(ctx, decisionTry)
-	token, _, err := store.Get(try, ledger.PlatformKey())
-	cancel()
-	if err == nil {
-		if e, err := s.opener().Open(ledger.PlatformKey().String(), token); err == nil {
-			d, _ := e.Body.(*ledger.Document)
-			there = d != nil && sameRegions(d.Public, s.Platform.File)
-		}
+	there, err := s.isThere(ctx, store)
+	if err != nil {
+		return err
 	}
 	var regions []ident.Region
 	for _, r := range s.Platform.File.Regions {
@@ -218,7 +214,7 @@ func (s *session) streams(ctx context.Context, store *jetstream.Decisions) error
 	if !there || !s.away {
 		return jetstream.Setup(ctx, s.setup, s.Platform.File.Home, regions)
 	}
-	try, cancel = context.WithTimeout(ctx, streamsTry)
+	try, cancel := context.WithTimeout(ctx, streamsTry)
 	defer cancel()
 	err = jetstream.Setup(try, s.setup, s.Platform.File.Home, regions)
 	if err != nil && ctx.Err() == nil && !errors.Is(err, ledger.ErrLost) {
@@ -226,6 +222,48 @@ func (s *session) streams(ctx context.Context, store *jetstream.Decisions) error
 		return nil
 	}
 	return err
+}
+
+// thereTry bounds finding out whether there is a ledger, where some servers are away: a
+// region that has just gone may have taken leaders with it, and others are elected.
+const thereTry = 8 * time.Second
+
+// isThere tells whether there is a ledger of the file's regions. If no server is away and
+// it does not answer, it is not there: its streams are made then, which changes nothing
+// about those that are there.
+func (s *session) isThere(ctx context.Context, store *jetstream.Decisions) (bool, error) {
+	var token string
+	ask := func(ctx context.Context) (err error) {
+		token, _, err = store.Get(ctx, ledger.PlatformKey())
+		return err
+	}
+	var err error
+	if s.away {
+		actx, cancel := context.WithTimeout(ctx, thereTry)
+		err = s.until(actx, ask)
+		cancel()
+	} else {
+		try, cancel := context.WithTimeout(ctx, decisionTry)
+		err = ask(try)
+		cancel()
+	}
+	base, berr := s.Platform.Base()
+	switch {
+	case berr != nil:
+		return false, berr
+	case err != nil && s.away && len(base.Applied) > 0 && !errors.Is(err, ledger.ErrNotFound):
+		// This folder has applied before, so there is a ledger, and home does not answer:
+		// nothing can be decided.
+		return false, fmt.Errorf("home, %s, decides nothing: %w", s.Platform.File.Home, err)
+	case err != nil:
+		return false, nil
+	}
+	e, err := s.opener().Open(ledger.PlatformKey().String(), token)
+	if err != nil {
+		return false, nil // what is there is no document: the set-up leaves it as it is
+	}
+	d, _ := e.Body.(*ledger.Document)
+	return d != nil && sameRegions(d.Public, s.Platform.File), nil
 }
 
 func sameRegions(p *trust.Platform, f *manifest.File) bool {
@@ -540,7 +578,7 @@ func (s *session) finish(ctx context.Context, w *work, full string) error {
 		return err
 	}
 	s.step("note that it is done")
-	if err := s.Platform.SaveBase(w.done); err != nil {
+	if err := errors.Join(s.Platform.SaveFile(), s.Platform.SaveBase(w.done)); err != nil {
 		return err
 	}
 	if err := s.retire(w); err != nil {
@@ -550,6 +588,9 @@ func (s *session) finish(ctx context.Context, w *work, full string) error {
 	s.step("confirm")
 	if err := s.confirm(ctx); err != nil {
 		return err
+	}
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return nil // the next run reads a little more
 	}
 	s.step("note the position")
 	f, err := s.lookUntil(ctx)
@@ -599,6 +640,9 @@ func (s *session) converge(ctx context.Context, tokens []string) (registrar.Repo
 	return s.resolver.Converge(ctx, tokens, s.nodes())
 }
 
+// confirmLeast is how long servers are asked at least whether they have everything.
+const confirmLeast = 15 * time.Second
+
 // confirm sees that every server that answers has every account. Those that do not are
 // named in the result.
 func (s *session) confirm(ctx context.Context) error {
@@ -606,7 +650,18 @@ func (s *session) confirm(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	report, err := s.converge(ctx, all)
+	// All is decided. Who is in line is found out also if the time is over meanwhile.
+	cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), confirmLeast)
+	defer cancel()
+	defer context.AfterFunc(ctx, func() {
+		if !errors.Is(context.Cause(ctx), context.DeadlineExceeded) {
+			cancel()
+		}
+	})()
+	if end, ok := ctx.Deadline(); ok && time.Until(end) > confirmLeast {
+		cctx = ctx
+	}
+	report, err := s.converge(cctx, all)
 	if err != nil {
 		return err
 	}

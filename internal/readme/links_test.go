@@ -3,7 +3,7 @@ package readme
 import (
 	"io/fs"
 	"os"
-	"path/filepath"
+	"path"
 	"regexp"
 	"strings"
 	"testing"
@@ -31,26 +31,27 @@ func TestLinks(t *testing.T) {
 	}
 	pages := map[string]map[string]bool{} // anchors by path
 	links := map[string][]string{}
-	err = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+	tree := os.DirFS(root)
+	err = fs.WalkDir(tree, ".", func(at string, d fs.DirEntry, err error) error {
 		switch {
 		case err != nil:
 			return err
 		case d.IsDir() && (d.Name() == ".git" || d.Name() == "bin" || d.Name() == "internal"): // a page's beginning is there, whose links are the page's
-			return filepath.SkipDir
-		case d.IsDir() || filepath.Ext(path) != ".md":
+			return fs.SkipDir
+		case d.IsDir() || path.Ext(at) != ".md":
 			return nil
 		}
-		data, err := os.ReadFile(path)
+		data, err := fs.ReadFile(tree, at)
 		if err != nil {
 			return err
 		}
 		text := fenced.ReplaceAllString(string(data), "")
-		pages[path] = map[string]bool{}
+		pages[at] = map[string]bool{}
 		for _, h := range heading.FindAllStringSubmatch(text, -1) {
-			pages[path][slug(h[1])] = true
+			pages[at][slug(h[1])] = true
 		}
 		for _, l := range link.FindAllStringSubmatch(text, -1) {
-			links[path] = append(links[path], l[1])
+			links[at] = append(links[at], l[1])
 		}
 		return nil
 	})
@@ -67,13 +68,12 @@ func TestLinks(t *testing.T) {
 			file, anchor, _ := strings.Cut(l, "#")
 			to := page
 			if file != "" {
-				to = filepath.Join(filepath.Dir(page), filepath.FromSlash(file))
+				to = path.Join(path.Dir(page), file)
 			}
-			where, _ := filepath.Rel(root, page) // both are absolute
-			if _, err := os.Stat(to); err != nil {
-				t.Errorf("%s links to %s, which is not there", where, l)
+			if _, err := fs.Stat(tree, to); err != nil {
+				t.Errorf("%s links to %s, which is not there", page, l)
 			} else if anchors, isPage := pages[to]; anchor != "" && isPage && !anchors[anchor] {
-				t.Errorf("%s links to %s, and there is no such heading", where, l)
+				t.Errorf("%s links to %s, and there is no such heading", page, l)
 			}
 		}
 	}

@@ -139,6 +139,7 @@ type Credential struct {
 	Issued  time.Time
 	Expires time.Time // zero: never
 	Size    int       // bytes of the JWT
+	Static  bool      // of a static user, who may have been meant to end
 }
 
 // Certificate is an X.509 certificate in a file.

@@ -393,6 +393,9 @@ func cases() []struct {
 			"account-fat error: account CHAT: its JWT has 1048476 bytes; servers take 1048576 (max_payload)",
 			"account-fat warning: account LEDGER: its JWT has 524288 bytes; servers take 1048576 (max_payload)",
 		}},
+		{"a static user that ended", func(f *Facts) {
+			f.Credentials = append(f.Credentials, Credential{Where: "operator/users/a.creds", Role: "APP/r", Expires: now.Add(-time.Hour), Static: true})
+		}, []string{"credential-expired warning: operator/users/a.creds: the credential of a static user of APP/r ended at 2026-11-21 11:00:00"}},
 		{"fat accounts, and nobody asked", func(f *Facts) {
 			f.Seen, f.Services, f.Described.MaxPayload = nil, nil, 1<<20
 			f.Accounts[0].Size, f.Accounts[1].Size = 1<<19, 1<<20-100

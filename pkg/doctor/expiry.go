@@ -13,6 +13,10 @@ const endsWithin = 30 * 24 * time.Hour
 // expiry looks for what has ended, or will.
 func (r *report) expiry() {
 	for _, c := range r.Credentials {
+		if c.Static && !c.Expires.IsZero() && !r.Now.Before(c.Expires) {
+			r.add("credential-expired", Warning, c.Where, "the credential of a static user of %s ended at %s", c.Role, c.Expires.UTC().Format(time.DateTime))
+			continue
+		}
 		r.ends("credential", c.Where, "the credential of "+c.Role, c.Issued, c.Expires)
 	}
 	for _, c := range r.Certificates {

@@ -302,7 +302,7 @@ func trustKinds() []Kind {
 		{
 			"account-foreign",
 			"Servers store what they are sent, whoever signed it, and then refuse all users of the account.",
-			"Find out who pushed it: it takes a user of SYS. Registrars push the right one again.",
+			"Find out who pushed it: it takes a user of SYS. Registrars push the right one again when they look at all accounts, about once a minute; 'nscsetup apply' does it at once.",
 		},
 		{
 			"account-conflict",
@@ -387,7 +387,7 @@ func lifeKinds() []Kind {
 		{
 			"credential-expired",
 			"Who uses it is refused.",
-			"Make a new one: 'nscsetup up' renews those of services by itself; for a static user 'nscsetup add user ACCOUNT/ROLE NAME --renew'.",
+			"Make a new one: 'nscsetup up' renews those of services by itself; for a static user 'nscsetup add user ACCOUNT/ROLE NAME --renew'. Delete the file of one that was meant to end.",
 		},
 		{
 			"credential-ending",

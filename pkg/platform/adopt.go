@@ -102,7 +102,7 @@ func Adopt(ctx context.Context, dir string, a Adoption, now time.Time, step func
 	if err := errors.Join(os.Remove(stage), syncDir(filepath.Dir(dir))); err != nil {
 		return nil, fmt.Errorf("tidying up: %w", err)
 	}
-	return open(dir, func() time.Time { return now })
+	return open(dir, Dir(dir).File(), func() time.Time { return now })
 }
 
 // emptyOrNone refuses a folder that holds something. What a run left beside it that was

@@ -110,7 +110,7 @@ func create(ctx context.Context, dir string, f *manifest.File, now time.Time, br
 	if err := os.Remove(stage); err != nil {
 		return nil, fmt.Errorf("tidying up: %w", err)
 	}
-	return open(dir, func() time.Time { return now })
+	return open(dir, Dir(dir).File(), func() time.Time { return now })
 }
 
 // claimDir makes dir 0700, or accepts it if it is empty, and holds it until
@@ -273,6 +273,7 @@ func build(d Dir, f *manifest.File, now time.Time, step func(string)) error {
 	if err := errors.Join(
 		keystore.WriteSecret(filepath.Join(d.Operator(), OperatorFile), []byte(operator+"\n")),
 		keystore.WriteSecret(d.File(), f.Render()),
+		keystore.WriteSecret(filepath.Join(d.Operator(), appliedFile), f.Render()),
 	); err != nil {
 		return err
 	}

@@ -79,16 +79,23 @@ type Platform struct {
 
 	held []Held
 	now  func() time.Time
+	text []byte // of the platform file
 }
 
 // Open reads a platform folder and verifies what is in it up to its operator.
 // A folder that is none is ErrNotPlatform; a platform file with mistakes is
 // manifest.ErrInvalid; unreadable files keep their fs error.
-func Open(dir string) (*Platform, error) { return open(dir, time.Now) }
+func Open(dir string) (*Platform, error) { return open(dir, Dir(dir).File(), time.Now) }
 
-func open(dir string, now func() time.Time) (*Platform, error) {
+// OpenApplied is Open, with the platform file as it was applied last, for those who look at
+// a platform, or heal it, while somebody is changing the file. It is not to be applied.
+func OpenApplied(dir string) (*Platform, error) {
+	return open(dir, filepath.Join(Dir(dir).Operator(), appliedFile), time.Now)
+}
+
+func open(dir, path string, now func() time.Time) (*Platform, error) {
 	d := Dir(dir)
-	data, err := os.ReadFile(d.File())
+	data, err := readFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%s has no %s: %w", dir, FileName, ErrNotPlatform)
 	}
@@ -98,10 +105,10 @@ func open(dir string, now func() time.Time) (*Platform, error) {
 	// Parsing and verifying are the work of opening a large platform; they know nothing of
 	// each other.
 	file := make(chan error, 1)
-	p := &Platform{Dir: d, now: now}
+	p := &Platform{Dir: d, now: now, text: data}
 	go func() {
 		var err error
-		p.File, err = manifest.Parse(d.File(), data)
+		p.File, err = manifest.Parse(path, data)
 		file <- err
 	}()
 	err = p.open()
@@ -115,6 +122,17 @@ func open(dir string, now func() time.Time) (*Platform, error) {
 		return nil, err
 	}
 	return p, nil
+}
+
+// readFile reads a file that is one: a pipe would be waited for.
+func readFile(path string) ([]byte, error) {
+	switch info, err := os.Stat(path); {
+	case err != nil:
+		return nil, err
+	case !info.Mode().IsRegular():
+		return nil, fmt.Errorf("%s: %w: it is no file", path, ErrNotPlatform)
+	}
+	return os.ReadFile(path) // #nosec G304 -- of the platform folder
 }
 
 // fixed refuses what cannot be changed in a platform that there is: clients keep their

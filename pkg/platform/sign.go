@@ -52,6 +52,9 @@ func (s Signer) Document(d *ledger.Document, now time.Time) (string, error) {
 // baseFile is where a folder keeps what it knows of its own doing.
 const baseFile = "applied.json"
 
+// appliedFile is the platform file as it was applied last.
+const appliedFile = "applied.yaml"
+
 // Base is what this folder knows of its own doing.
 func (p *Platform) Base() (plan.Base, error) {
 	var b plan.Base
@@ -63,6 +66,11 @@ func (p *Platform) Base() (plan.Base, error) {
 		return b, fmt.Errorf("reading what this folder put in force: %w", err)
 	}
 	return b, nil
+}
+
+// SaveFile keeps the platform file as it is applied now; see OpenApplied.
+func (p *Platform) SaveFile() error {
+	return keystore.ReplaceSecret(filepath.Join(p.Dir.Operator(), appliedFile), p.text)
 }
 
 // SaveBase keeps it.

@@ -17,6 +17,7 @@ import (
 	"github.com/herald-nats/herald/pkg/ledger"
 	"github.com/herald-nats/herald/pkg/platform"
 	"github.com/herald-nats/herald/pkg/platform/plan"
+	"github.com/herald-nats/herald/pkg/registrar"
 )
 
 // lookWait bounds how long servers are asked what is in force.
@@ -55,7 +56,7 @@ servers cannot be reached.`,
 	f := c.Flags()
 	f.BoolVar(&o.exitCode, "exit-code", false, "exit with 2 if something would change")
 	f.BoolVar(&o.offline, "offline", false, "ask no server: hold the file against what this folder last applied")
-	f.BoolVar(&o.override, "override", false, "take this folder's side where somebody else changed something")
+	f.BoolVar(&o.override, "override", false, "take this folder's side wherever it differs: what others changed is changed back, and accounts that they made are closed")
 	return c
 }
 
@@ -120,7 +121,7 @@ func conflict(pl *plan.Plan) error {
 	for _, c := range pl.Conflicts {
 		names = append(names, c.What)
 	}
-	return cli.Errorf(cli.Refused, "bring platform.yaml up to date with what is in force, or take this folder's side with --override",
+	return cli.Errorf(cli.Refused, "bring platform.yaml up to date with what is in force, or take this folder's side in everything with --override, which also closes accounts that others made",
 		"%s: %w", strings.Join(names, ", "), apply.ErrConflict)
 }
 
@@ -156,7 +157,7 @@ func (g *globals) printPlan(pl *plan.Plan, cut map[string][]connection) error {
 		}
 	}
 	for _, what := range pl.Elsewhere {
-		fmt.Fprintf(&b, "  %s: changed elsewhere, stays as it is\n", what)
+		fmt.Fprintf(&b, "  %s: changed or closed elsewhere, stays as it is there\n", what)
 	}
 	for _, c := range pl.Conflicts {
 		fmt.Fprintf(&b, "! %s: changed here and elsewhere\n", c.What)
@@ -242,7 +243,7 @@ they return; 5 no server could be reached; 6 changed here and elsewhere.`,
 	}
 	f := c.Flags()
 	f.BoolVar(&o.yes, "yes", false, "close connections and accounts without asking")
-	f.BoolVar(&o.override, "override", false, "take this folder's side where somebody else changed something")
+	f.BoolVar(&o.override, "override", false, "take this folder's side wherever it differs: what others changed is changed back, and accounts that they made are closed")
 	f.DurationVar(&o.wait, "wait", time.Minute, "how long to try")
 	return c
 }
@@ -267,7 +268,11 @@ func runApply(ctx context.Context, g *globals, o applyOptions) error {
 		}
 		return errors.Join(g.printPlan(r.Plan, nil), conflict(r.Plan))
 	case err != nil && ctx.Err() == nil && unreached(err):
-		return cli.Errorf(cli.Unavailable, "are the servers up, and are their addresses those of platform.yaml? what was done stays; run it again", "%w", err)
+		if r == nil || len(r.Behind) == 0 {
+			return cli.Errorf(cli.Unavailable, "are the servers up, and are their addresses those of platform.yaml? what was done stays; run it again", "%w", err)
+		}
+		return cli.Errorf(cli.Unavailable, "what was done stays; run it again when they are back, or with a longer --wait: it takes 15s where servers are away",
+			"%w; servers that do not answer: %s", err, strings.Join(serversOf(r.Behind), ", "))
 	case err != nil:
 		return err
 	}
@@ -275,17 +280,25 @@ func runApply(ctx context.Context, g *globals, o applyOptions) error {
 		return err
 	}
 	if len(r.Behind) > 0 || r.Streams != nil {
-		var names []string
-		for _, b := range r.Behind {
-			names = append(names, b.Server)
+		const hint = "what was done stays; registrars bring them in line when they return, or run 'nscsetup apply' again"
+		switch names := strings.Join(serversOf(r.Behind), ", "); {
+		case r.Streams == nil:
+			return cli.Errorf(cli.Partial, hint, "not on all servers: %s", names)
+		case names == "":
+			return cli.Errorf(cli.Partial, "run 'nscsetup apply' again later", "streams of the ledger wait for the next run: %w", r.Streams)
+		default:
+			return cli.Errorf(cli.Partial, hint, "not on all servers: %s; and streams of the ledger wait for the next run: %w", names, r.Streams)
 		}
-		if r.Streams != nil {
-			names = append(names, r.Streams.Error())
-		}
-		return cli.Errorf(cli.Partial, "what was done stays; registrars bring them in line when they return, or run 'nscsetup apply' again",
-			"not on all servers: %s", strings.Join(names, ", "))
 	}
 	return nil
+}
+
+func serversOf(all []registrar.Behind) []string {
+	var names []string
+	for _, b := range all {
+		names = append(names, b.Server)
+	}
+	return names
 }
 
 // confirm asks before connections or accounts are closed.
@@ -364,6 +377,9 @@ func (g *globals) printApplied(p *platform.Platform, r *apply.Result) error {
 	var errs []error
 	if r.Plan.Empty() {
 		errs = append(errs, cli.Print(g.Out, "nothing to change\n"))
+	}
+	if len(r.Plan.Document) > 0 {
+		errs = append(errs, cli.Print(g.Out, "platform document: changed\n"))
 	}
 	for _, a := range r.Plan.Accounts {
 		done := map[string]string{plan.Create: "created", plan.Change: "changed", plan.Close: "closed"}[a.How]

@@ -127,7 +127,11 @@ func runCan(g *globals, o canOptions, role, direction, subj string) error {
 	if o.queue != "" && direction == string(permission.Publishing) {
 		return cli.Errorf(cli.Usage, "leave --queue out", "a queue group is for subscribing")
 	}
-	p, err := g.open()
+	open := g.look
+	if o.file {
+		open = g.open
+	}
+	p, err := open()
 	if err != nil {
 		return err
 	}

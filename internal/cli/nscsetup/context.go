@@ -40,7 +40,7 @@ servers are, and the guest, who may ask for a credential and do nothing else.`,
 }
 
 func runExport(g *globals, out string) error {
-	opened, err := g.open()
+	opened, err := g.look()
 	if err != nil {
 		return err
 	}

@@ -119,7 +119,7 @@ func describeFile(cmd *cobra.Command, g *globals, o describeOptions, arg string)
 	if err != nil {
 		return err
 	}
-	data, mode, err := readInput(g, arg)
+	data, mode, err := readInput(cmd.Context(), g, arg)
 	if err != nil {
 		return err
 	}
@@ -161,7 +161,7 @@ func (g *globals) knowledge(cmd *cobra.Command, public string) (inspect.Platform
 		}
 		return inspect.Platform{Operator: p.Operator, Document: p.Document}, nil
 	}
-	p, err := g.open()
+	p, err := g.look()
 	if err != nil {
 		if errors.Is(err, platform.ErrNotPlatform) && !cmd.Flags().Changed("dir") {
 			return inspect.Platform{}, nil // it stands somewhere else
@@ -193,7 +193,28 @@ func (g *globals) knowledge(cmd *cobra.Command, public string) (inspect.Platform
 }
 
 // readInput reads what is to be explained, and the mode of its file; 0 if it is none.
-func readInput(g *globals, arg string) ([]byte, fs.FileMode, error) {
+//
+// A pipe may never end, or never begin: who waits for it can be interrupted.
+func readInput(ctx context.Context, g *globals, arg string) ([]byte, fs.FileMode, error) {
+	type input struct {
+		data []byte
+		mode fs.FileMode
+		err  error
+	}
+	read := make(chan input, 1)
+	go func() {
+		data, mode, err := readNow(g, arg)
+		read <- input{data, mode, err}
+	}()
+	select {
+	case i := <-read:
+		return i.data, i.mode, i.err
+	case <-ctx.Done():
+		return nil, 0, fmt.Errorf("reading what is to be explained: %w", context.Cause(ctx))
+	}
+}
+
+func readNow(g *globals, arg string) ([]byte, fs.FileMode, error) {
 	if arg == "-" {
 		data, err := readBounded(g.In)
 		return data, 0, err
@@ -361,7 +382,7 @@ type describedAccount struct {
 }
 
 func describeAccount(g *globals, name string) error {
-	p, err := g.open()
+	p, err := g.look()
 	if err != nil {
 		return err
 	}
@@ -494,7 +515,7 @@ func describeRole(g *globals, arg string) error {
 	if err != nil {
 		return err
 	}
-	p, err := g.open()
+	p, err := g.look()
 	if err != nil {
 		return err
 	}
@@ -609,7 +630,7 @@ func describeUser(g *globals, role, name string) error {
 	if err != nil {
 		return cli.Errorf(cli.Usage, "see 'nscsetup list users'", "%w", err)
 	}
-	p, err := g.open()
+	p, err := g.look()
 	if err != nil {
 		return err
 	}
@@ -721,7 +742,7 @@ type describedNode struct {
 }
 
 func describeRegion(g *globals, name string) error {
-	p, err := g.open()
+	p, err := g.look()
 	if err != nil {
 		return err
 	}
@@ -799,7 +820,7 @@ func describeName(ctx context.Context, g *globals, arg string) error {
 	if err != nil {
 		return err
 	}
-	p, err := g.open()
+	p, err := g.look()
 	if err != nil {
 		return err
 	}
@@ -856,7 +877,7 @@ func describeInvite(ctx context.Context, g *globals, arg string) error {
 	if err != nil {
 		return cli.Errorf(cli.Usage, "see 'nscsetup list invites': it is called by what its code hashes to", "that is no invitation's id")
 	}
-	p, err := g.open()
+	p, err := g.look()
 	if err != nil {
 		return err
 	}
@@ -897,7 +918,7 @@ func describeKey(ctx context.Context, g *globals, arg string) error {
 	if err != nil {
 		return cli.Errorf(cli.Usage, "see 'nscsetup list keys'; a public nkey is described as 'nscsetup describe KEY'", "that is no access key's id: it is HK and 18 characters")
 	}
-	p, err := g.open()
+	p, err := g.look()
 	if err != nil {
 		return err
 	}

@@ -79,7 +79,7 @@ func runDoctor(ctx context.Context, g *globals, o doctorOptions) error {
 			return cli.Errorf(cli.Usage, "it is one of "+strings.Join(failOn(), ", "), "--fail-on %s cannot be", o.failOn)
 		}
 	}
-	p, err := g.open()
+	p, err := g.look()
 	if err != nil {
 		return err
 	}
@@ -348,8 +348,12 @@ func credentials(p *platform.Platform, users []platform.StaticUser) ([]doctor.Cr
 			add(filepath.Join(p.Dir.Registrar(r.Name), platform.HomeCreds), platform.Ledger+"/"+platform.RoleHome),
 		)
 	}
+	named := len(all)
 	for _, u := range users {
 		errs = append(errs, add(p.Dir.CredsFile(u), u.Of().String()))
+	}
+	for i := range all[named:] {
+		all[named+i].Static = true
 	}
 	return all, errors.Join(errs...)
 }

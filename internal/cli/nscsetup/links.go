@@ -64,7 +64,7 @@ func control(g *globals, op, use, short, long, example string, n int) *cobra.Com
 	return &cobra.Command{
 		Use: use, Short: short, Long: long, Example: example, Args: cobra.ExactArgs(n),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			p, err := g.open()
+			p, err := g.look()
 			if err != nil {
 				return err
 			}
@@ -121,7 +121,7 @@ func join(regions []ident.Region) string {
 }
 
 func runLinks(ctx context.Context, g *globals) error {
-	p, err := g.open()
+	p, err := g.look()
 	if err != nil {
 		return err
 	}

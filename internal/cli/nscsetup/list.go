@@ -101,7 +101,7 @@ type listedAccount struct {
 }
 
 func listAccounts(g *globals, o listOptions) error {
-	p, err := g.open()
+	p, err := g.look()
 	if err != nil {
 		return err
 	}
@@ -272,7 +272,7 @@ func (l listedGrant) String() string {
 func seconds(n int64) string { return manifest.Duration(time.Duration(n) * time.Second).String() }
 
 func listRoles(g *globals, o listOptions) error {
-	p, err := g.open()
+	p, err := g.look()
 	if err != nil {
 		return err
 	}
@@ -412,7 +412,7 @@ type listedRegion struct {
 }
 
 func listRegions(g *globals) error {
-	p, err := g.open()
+	p, err := g.look()
 	if err != nil {
 		return err
 	}
@@ -497,7 +497,7 @@ type listedUser struct {
 }
 
 func listUsers(ctx context.Context, g *globals, o listOptions) error {
-	p, err := g.open()
+	p, err := g.look()
 	if err != nil {
 		return err
 	}
@@ -728,7 +728,7 @@ func (l listedName) end(now time.Time) string {
 func listKind[T any](ctx context.Context, g *globals, o listOptions, k ledger.Kind, heads []string,
 	row func(e ledger.Entry, p *platform.Platform, denials *ledger.Projection, now time.Time) (T, bool), order func(a, b T) int, line func(v T, now time.Time) []string,
 ) error {
-	p, err := g.open()
+	p, err := g.look()
 	if err != nil {
 		return err
 	}

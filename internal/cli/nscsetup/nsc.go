@@ -423,7 +423,7 @@ func runNSCExport(ctx context.Context, g *globals, o nscExportOptions, dir strin
 	if !ok {
 		return cli.Errorf(cli.Usage, "it is plain or nsc", "--layout %.20q cannot be", o.layout)
 	}
-	p, err := g.open()
+	p, err := g.look()
 	if err != nil {
 		return err
 	}

@@ -77,8 +77,8 @@ func rules() []cli.Rule {
 		{Is: up.ErrNotRunning, Code: cli.Unavailable, Hint: "start it with 'nscsetup up' in another terminal"},
 		{Is: supercluster.ErrUnknown, Code: cli.Usage, Hint: "see 'nscsetup link list' for the platform's regions"},
 		{Is: ident.ErrInvalid, Code: cli.Usage, Hint: "regions are lower-case letters and digits such as ams; names are lower-case such as demo"},
+		{Is: trust.ErrUntrusted, Code: cli.Config, Hint: "what is named there is of another platform: restore it from a backup of this folder, or make a new one with 'nscsetup init'"},
 		{Is: platform.ErrNotPlatform, Code: cli.Config, Hint: folder},
-		{Is: trust.ErrUntrusted, Code: cli.Config, Hint: "this folder holds parts of another platform: restore it, or make a new one with 'nscsetup init'"},
 		{Is: service.ErrConfig, Code: cli.Config, Hint: "restore the folder, or make a new platform with 'nscsetup init'"},
 		{Is: keystore.ErrExposed, Code: cli.Config, Hint: "make it yours alone with chmod 600, and replace the key if others could have read it"},
 		{Is: keystore.ErrKind, Code: cli.Config, Hint: "restore the file from a backup of the platform folder"},
@@ -104,6 +104,20 @@ func (g *globals) open() (*platform.Platform, error) {
 	}
 	if len(problems) == 1 {
 		return nil, cli.Errorf(cli.Config, problems[0].Hint, "%w", err)
+	}
+	return p, err
+}
+
+// look opens the platform folder for a command that looks at what is in force, or heals
+// it. While somebody is changing platform.yaml, and it has mistakes, the file counts that
+// was applied last.
+func (g *globals) look() (*platform.Platform, error) {
+	p, err := platform.Open(g.dir)
+	if !errors.Is(err, manifest.ErrInvalid) {
+		return g.open()
+	}
+	if p, aerr := platform.OpenApplied(g.dir); aerr == nil {
+		return p, cli.Print(g.Err, "warning: platform.yaml has mistakes, and is passed over: what was applied last counts; 'nscsetup plan' names them\n")
 	}
 	return p, err
 }

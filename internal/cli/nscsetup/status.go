@@ -290,7 +290,7 @@ func runStatus(ctx context.Context, g *globals, o statusOptions) error {
 	if o.every < 500*time.Millisecond {
 		return cli.Errorf(cli.Usage, "choose 500ms or more", "--every %s cannot be", o.every)
 	}
-	p, err := g.open()
+	p, err := g.look()
 	if err != nil {
 		return err
 	}

@@ -120,7 +120,7 @@ func ensure(ctx context.Context, js jetstream.JetStream, c jetstream.StreamConfi
 			return fmt.Errorf("setting up stream %s: %w", c.Name, err)
 		}
 		if wait.For(ctx, pause) != nil {
-			return fmt.Errorf("setting up stream %s: %w", c.Name, err)
+			return fmt.Errorf("setting up stream %s: %w: %w", c.Name, ledger.ErrUnavailable, err)
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -142,7 +143,35 @@ func Compute(base Base, force State, want Desired, override bool) (*Plan, error)
 	}
 	p.Accounts = append(p.Accounts, closing...)
 	p.document(base, force.Document, want.Document, override)
+	if want.Unmade != nil {
+		p.unmake(want.Unmade)
+	}
 	return p, nil
+}
+
+// accountKey is the public key of an account or of a role.
+var accountKey = regexp.MustCompile(`\bA[A-Z2-7]{55}\b`)
+
+// unmake says that apply makes a key, where what is shown stands for one: nobody is to
+// copy it.
+func (p *Plan) unmake(unmade func(key string) bool) {
+	in := func(lines []Line) {
+		for i, l := range lines {
+			lines[i].Text = accountKey.ReplaceAllStringFunc(l.Text, func(k string) string {
+				if unmade(k) {
+					return "(that apply makes)"
+				}
+				return k
+			})
+		}
+	}
+	in(p.Document)
+	for i := range p.Accounts {
+		in(p.Accounts[i].Diff)
+	}
+	for i := range p.Conflicts {
+		in(p.Conflicts[i].Diff)
+	}
 }
 
 // account decides about one account; nil is that it stays as it is.
