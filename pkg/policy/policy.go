@@ -326,7 +326,7 @@ func (o *Offer) name(a Asker, w Wish) (ident.Name, *wire.Error) {
 		}
 	}
 	if name.IsZero() {
-		name = a.Who.Name
+		name = a.Name
 	}
 	switch {
 	case name.IsZero() && w.Name.IsZero():

@@ -339,7 +339,7 @@ func TestNamesAndEnds(t *testing.T) {
 		return policy.Asker{Who: authn.Who{Identity: key, Granted: []authn.Granted{g}}}
 	}
 	said := with("")
-	said.Who.Name = name("said")
+	said.Name = name("said")
 	for _, tc := range []struct {
 		what string
 		o    policy.Offer

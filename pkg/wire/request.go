@@ -49,9 +49,9 @@ type Signer interface {
 // Proof of who asks, of one of the kinds that docs/protocol.md lists. Each kind has its
 // own members; the others are zero.
 type Proof struct {
-	Type  string       `json:"type"`
-	Code  string       `json:"code,omitempty"`   // of an invitation; secret until it is used
-	Token string       `json:"token,omitempty"`  // of a provider: an ID or access token; secret
+	Type  string      `json:"type"`
+	Code  string      `json:"code,omitempty"`  // of an invitation; secret until it is used
+	Token string      `json:"token,omitempty"` // of a provider: an ID or access token; secret
 	KeyID ident.KeyID `json:"key_id,omitzero"` // of an access key, which signs as HeaderIdentity
 }
 
