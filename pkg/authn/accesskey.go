@@ -16,11 +16,11 @@ type KeyRecord struct {
 	Granted  []Granted     // what it is for
 	Expires  time.Time     // zero: never
 	Networks []netip.Prefix
+	Disabled bool
 }
 
 // AccessKeys believes whoever signs the request with an access key of the platform, from
-// where the key may be used. That a key is disabled is a suspension of its identity, which
-// is looked at for every kind.
+// where the key may be used.
 type AccessKeys struct {
 	// Find gives an access key that was not removed.
 	Find func(ident.KeyID) (KeyRecord, bool)
@@ -67,6 +67,9 @@ func (m AccessKeys) Again(_ context.Context, r Renewal) (Who, error) {
 }
 
 func (AccessKeys) who(id ident.KeyID, k KeyRecord, host netip.Addr, now time.Time) (Who, error) {
+	if k.Disabled {
+		return Who{}, refused(wire.Errorf(wire.Suspended, "ask whoever gave it to you", "this access key is disabled"), "access key %s is disabled", id)
+	}
 	if !k.Expires.IsZero() && !now.Before(k.Expires) {
 		return Who{}, refused(wire.Errorf(wire.Expired, "ask for a new access key", "this access key has ended"), "access key %s ended at %s", id, k.Expires.UTC().Format(time.DateTime))
 	}

@@ -88,6 +88,7 @@ func TestAccessKeys(t *testing.T) {
 		{"from nobody knows where", func(a *asked) {
 			a.k.Networks, a.e.Host = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")}, netip.Addr{}
 		}, wire.BadIdentity},
+		{"disabled", func(a *asked) { a.k.Disabled = true }, wire.Suspended},
 		// Who does not hold the key learns nothing of it.
 		{"another's signature, at its end", func(a *asked) {
 			a.k.Expires, a.e.Proofs = now(), []string{must(wire.Prove(other, body))}

@@ -53,6 +53,8 @@ type Wish struct {
 	Account ident.Label
 	Role    ident.Label
 	TTL     time.Duration
+	// Identity shows who asks; nil proves nothing but to hold the key (Open).
+	Identity Identity
 }
 
 // Obtain asks for a credential for key as a guest of the platform. urls are
@@ -160,7 +162,21 @@ func (k *knowledge) believe(ctx context.Context, nc *nats.Conn, read func(*Platf
 	return c, nil
 }
 
+// asking is one request for a credential, which may take several tries.
+type asking struct {
+	platform *Platform
+	key      *keystore.Key
+	user     ident.UserKey
+	wish     Wish
+	skew     time.Duration
+	seal     *keystore.Key // of this request alone: answers are sealed to it, and secrets in its name
+	region   ident.Region  // whose issuers are thought to answer
+}
+
 func (p *Platform) issue(ctx context.Context, nc *nats.Conn, key *keystore.Key, w Wish, skew time.Duration) (Credential, error) {
+	if w.Identity == nil {
+		w.Identity = Open{}
+	}
 	user, err := ident.ParseUserKey(key.Public())
 	if err != nil {
 		return Credential{}, err
@@ -171,48 +187,91 @@ func (p *Platform) issue(ctx context.Context, nc *nats.Conn, key *keystore.Key, 
 	if err != nil {
 		return Credential{}, err
 	}
-	replyKey, err := ident.ParseSealKey(seal.Public())
+	a := &asking{platform: p, key: key, user: user, wish: w, skew: skew, seal: seal}
+	a.region, err = ident.ParseRegion(nc.ConnectedClusterName())
 	if err != nil {
-		return Credential{}, err
-	}
-	build := func() (*nats.Msg, error) {
-		nonce, err := wire.NewNonce(rand.Reader)
-		if err != nil {
-			return nil, err
-		}
-		body, err := wire.Request{
-			UserKey: user, Time: p.now().Add(skew), Nonce: nonce,
-			Account: w.Account, Role: w.Role, Name: w.Name, TTL: w.TTL,
-			ReplyKey: replyKey, Identity: wire.Proof{Type: wire.ProofOpen},
-		}.Encode()
-		if err != nil {
-			return nil, err
-		}
-		proof, err := wire.Prove(key, body)
-		if err != nil {
-			return nil, err
-		}
-		m := nats.NewMsg(subject.Issue)
-		m.Data = body
-		m.Header.Set(wire.HeaderProof, proof)
-		return m, nil
+		a.region = p.Document.Home // some region of the platform: who answers says if it is another
 	}
 	var cred Credential
 	known := knowledge{platform: p}
-	err = ask(ctx, nc, build, func(m *nats.Msg) error {
-		cred, err = known.believe(ctx, nc, func(p *Platform) (Credential, error) {
-			data, err := p.unseal(seal, m)
-			if err != nil {
-				return Credential{}, err
-			}
-			if err := refusal(m, data); err != nil {
-				return Credential{}, err
-			}
-			return p.accept(data, user, w.Name)
+	for moves := 0; ; moves++ {
+		err = ask(ctx, nc, func() (*nats.Msg, error) { return a.build(ctx) }, func(m *nats.Msg) error {
+			cred, err = known.believe(ctx, nc, func(p *Platform) (Credential, error) {
+				data, err := p.unseal(seal, m)
+				if err != nil {
+					return Credential{}, err
+				}
+				if err := refusal(m, data); err != nil {
+					return Credential{}, err
+				}
+				return p.accept(data, user, w.Name)
+			})
+			return err
 		})
-		return err
-	})
-	return cred, err
+		if !errors.Is(err, &wire.Error{Code: wire.WrongRegion}) || moves == maxMoves {
+			return cred, err
+		}
+		// Another region answers here. It is asked which, and its key is that of the document:
+		// a lie about it gets a refusal, and no secret.
+		info, ierr := p.info(ctx, nc)
+		if ierr != nil {
+			return Credential{}, errors.Join(err, ierr)
+		}
+		a.region, a.platform = info.Region, known.platform
+		if newer, uerr := known.platform.Update(info.Platform); uerr == nil {
+			a.platform, known.platform = newer, newer
+		}
+	}
+}
+
+// maxMoves is how often a secret is sealed anew because another region answers.
+const maxMoves = 3
+
+// build makes a request: each try has a nonce of its own.
+func (a *asking) build(ctx context.Context) (*nats.Msg, error) {
+	nonce, err := wire.NewNonce(rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	replyKey, err := ident.ParseSealKey(a.seal.Public())
+	if err != nil {
+		return nil, err
+	}
+	proof, signer, err := a.wish.Identity.Prove(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("showing who asks: %w", err)
+	}
+	body, err := wire.Request{
+		UserKey: a.user, Time: a.platform.now().Add(a.skew), Nonce: nonce,
+		Account: a.wish.Account, Role: a.wish.Role, Name: a.wish.Name, TTL: a.wish.TTL, ReplyKey: replyKey, Identity: proof,
+	}.Encode()
+	if err != nil {
+		return nil, err
+	}
+	m := nats.NewMsg(subject.Issue)
+	m.Data = body
+	for header, key := range map[string]wire.Signer{wire.HeaderProof: a.key, wire.HeaderIdentity: signer} {
+		if key == nil {
+			continue
+		}
+		signature, err := wire.Prove(key, body)
+		if err != nil {
+			return nil, err
+		}
+		m.Header[header] = []string{signature}
+	}
+	if !proof.Secret() {
+		return m, nil
+	}
+	r, ok := a.platform.Document.Region(a.region)
+	if !ok {
+		return nil, fmt.Errorf("the platform document has no region %s to seal a secret to: %w", a.region, trust.ErrUntrusted)
+	}
+	if m.Data, err = wire.Seal(a.seal.Pair(), r.SealKey, body); err != nil {
+		return nil, err
+	}
+	m.Header[wire.HeaderSealed] = []string{a.seal.Public()}
+	return m, nil
 }
 
 // unseal opens a sealed answer: it must come from a region key of this platform.

@@ -12,8 +12,8 @@ import (
 )
 
 // AccessKey is how the platform knows a program: the public half of its key, and
-// what it may have. It is disabled by suspending its identity, which any region may;
-// that it is removed is decided in home.
+// what it may have. It is disabled here, in home; or by suspending its identity, which any
+// region may. That it is removed is decided in home, for good.
 type AccessKey struct {
 	Public   ident.UserKey   `json:"public"` // of the ed25519 key whose seed is the secret
 	Owner    string          `json:"owner"`  // who answers for it, for people to read
@@ -21,11 +21,12 @@ type AccessKey struct {
 	Expires  int64           `json:"expires,omitempty"`  // seconds since 1970; 0: never
 	Networks []netip.Prefix  `json:"networks,omitempty"` // where it may be used from; none: anywhere
 	Password bool            `json:"password,omitempty"` // whether the callout door takes it as a password
+	Disabled bool            `json:"disabled,omitempty"` // whether it proves nothing for now
 }
 
 // Record is the key as it is proved by.
 func (a AccessKey) Record() authn.KeyRecord {
-	r := authn.KeyRecord{Public: a.Public, Granted: a.Grants, Networks: a.Networks}
+	r := authn.KeyRecord{Public: a.Public, Granted: a.Grants, Networks: a.Networks, Disabled: a.Disabled}
 	if a.Expires > 0 {
 		r.Expires = time.Unix(a.Expires, 0)
 	}
@@ -40,7 +41,7 @@ func (a AccessKey) check() error {
 }
 
 func (a AccessKey) equal(b AccessKey) bool {
-	return a.Public == b.Public && a.Owner == b.Owner && a.Expires == b.Expires && a.Password == b.Password &&
+	return a.Public == b.Public && a.Owner == b.Owner && a.Expires == b.Expires && a.Password == b.Password && a.Disabled == b.Disabled &&
 		slices.Equal(a.Grants, b.Grants) && slices.Equal(a.Networks, b.Networks)
 }
 

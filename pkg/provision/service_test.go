@@ -145,7 +145,7 @@ func (b *bench) document(number uint32, change func(*trust.Platform, *policy.Pol
 	// Through its own encoding, so that no part of the present document is written in.
 	old := must(b.p.Operator.OpenPlatform(b.p.Full.PublicToken))
 	old.Version.Number = number
-	offers := policy.Policy{Offers: slices.Clone(b.p.Full.Policy.Offers)}
+	offers := policy.Policy{Offers: slices.Clone(b.p.Full.Policy.Offers), Session: b.p.Full.Policy.Session}
 	if change != nil {
 		change(old, &offers)
 	}
@@ -209,7 +209,7 @@ func info(t *testing.T, token string) []string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	data, err := json.Marshal(map[string]any{"acc": c.IssuerAccount, "user": c.Subject, "jwt": token, "kind": "Client"})
+	data, err := json.Marshal(map[string]any{"acc": c.IssuerAccount, "user": c.Subject, "jwt": token, "kind": "Client", "host": "127.0.0.1"})
 	if err != nil {
 		t.Fatal(err)
 	}

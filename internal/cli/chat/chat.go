@@ -29,6 +29,7 @@ type globals struct {
 	name     string
 	server   string
 	creds    string
+	invite   string
 	region   string
 	room     string
 	ttl      time.Duration
@@ -67,6 +68,7 @@ file, 130 interrupted.`,
 	p.StringVar(&g.name, "name", "", "your `name` (default: as last time)")
 	p.StringVarP(&g.server, "server", "s", os.Getenv("NATS_URL"), "server `URLs`, comma-separated, instead of the platform's (NATS_URL)")
 	p.StringVar(&g.creds, "creds", os.Getenv("NATS_CREDS"), "use this creds `file` instead of asking for a credential (NATS_CREDS)")
+	p.StringVar(&g.invite, "invite", "", "the `code` of an invitation that you came with; it is kept for the next time (HERALD_INVITE)")
 	p.StringVar(&g.region, "region", "", "the `region` to connect to first (default: the nearest)")
 	p.StringVar(&g.room, "room", "", "the `room` to come into (default: the platform's first)")
 	p.DurationVar(&g.ttl, "ttl", 0, "ask for a credential of this lifetime")

@@ -12,6 +12,7 @@ import (
 	"github.com/herald-nats/herald/internal/cli"
 	"github.com/herald-nats/herald/pkg/client"
 	"github.com/herald-nats/herald/pkg/ident"
+	"github.com/herald-nats/herald/pkg/invite"
 	"github.com/herald-nats/herald/pkg/keystore"
 )
 
@@ -192,4 +193,27 @@ func (k keep) remember(token string) error {
 		return err
 	}
 	return keystore.ReplaceSecret(filepath.Join(k.dir, "name"), []byte(k.name.String()+"\n"))
+}
+
+func (k keep) invitePath() string { return filepath.Join(k.dir, k.name.String()+".invite") }
+
+// identity is how the user shows who they are: by the code of an invitation, if they came
+// with one, now or before. It is kept beside the key that it counts for, since it is needed
+// again when a session is over; a new one takes the place of the old.
+func (k keep) identity(code string) (client.Identity, error) {
+	if code == "" {
+		data, err := keystore.ReadSecret(k.invitePath())
+		if errors.Is(err, fs.ErrNotExist) {
+			return client.Open{}, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		code = string(data)
+	}
+	c, err := invite.Parse(strings.TrimSpace(code))
+	if err != nil {
+		return nil, cli.Errorf(cli.Usage, "type the code as it was given to you, such as HI-7K3M-9QXR-T2VB-4N8C-WJPX", "--invite: %w", err)
+	}
+	return client.Invited{Code: c}, keystore.ReplaceSecret(k.invitePath(), []byte(c.Reveal()+"\n"))
 }

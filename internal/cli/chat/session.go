@@ -1,10 +1,12 @@
 package chat
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -153,17 +155,22 @@ func (g *globals) withPlatform(ctx context.Context, r *room, region ident.Region
 	if err != nil {
 		return err
 	}
+	code := cmp.Or(g.invite, os.Getenv("HERALD_INVITE")) // not as the flag's default, which its help shows
+	identity, err := k.identity(code)
+	if err != nil {
+		return err
+	}
 	log, closer, err := g.logger()
 	if err != nil {
 		return err
 	}
 	r.log = closer
 	cached := k.cached()
-	if g.ttl != 0 {
+	if g.ttl != 0 || code != "" {
 		cached = "" // another lifetime is wanted
 	}
 	s, err := client.Connect(ctx, client.Config{
-		Platform: p, Key: k.key, Wish: client.Wish{Name: name, Account: p.Document.Chat.Account, TTL: g.ttl},
+		Platform: p, Key: k.key, Wish: client.Wish{Name: name, Account: p.Document.Chat.Account, TTL: g.ttl, Identity: identity},
 		Region: region, URLs: urls, Cached: cached, Log: log,
 		OnCredential: func(c client.Credential) {
 			if err := k.remember(c.JWT); err != nil {

@@ -917,7 +917,7 @@ func keyRow(e ledger.Entry, denials *ledger.Projection, now time.Time) listedKey
 		l.State = "removed"
 	case k.Expires != 0 && k.Expires <= now.Unix():
 		l.State = "over"
-	case err == nil && suspended:
+	case k.Disabled, err == nil && suspended:
 		l.State = keyDisabled
 	}
 	return l
