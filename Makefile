@@ -72,6 +72,8 @@ check: ## formatting, linters, import rules, module files
 	$(GO) -C tools mod tidy -diff
 	$(GO) mod verify
 	$(GO) -C tools mod verify
+	$(GO) -C tools/dex mod tidy -diff
+	$(GO) -C tools/dex mod verify
 
 build: ## build the programs into bin/
 	$(GO) build -trimpath -o bin/ ./cmd/...
