@@ -32,11 +32,24 @@ import (
 //nolint:gochecknoglobals // a platform is started once, in TestMain
 var shared *uptest.Platform
 
+// The providers that it knows.
+//
+//nolint:gochecknoglobals // as the platform
+var corp, ci, flaky *login
+
 // more is what the platform has beside what init gives it.
 const more = `
   - {to: invite, account: CHAT, role: member}
   - {to: key, account: ORDERS, role: service, lifetime: 10m}
   - {to: key, account: ORDERS, role: reader}
+  - {to: oidc, provider: corp, groups: [ops], account: ORDERS, role: service}
+  - {to: oidc, provider: corp, account: CHAT, role: member}
+  - {to: oidc, provider: ci, claims: [{claim: repository, values: ["acme/*"]}, {claim: ref, values: [refs/heads/main]}], account: ORDERS, role: service}
+  - {to: oidc, provider: flaky, account: CHAT, role: member}
+providers:
+  - {name: corp, issuer: "CORP", audiences: [herald-tests], name_claim: preferred_username, groups_claim: groups, required: [{claim: groups, values: [staff]}]}
+  - {name: ci, issuer: "CI", audiences: [herald-tests]}
+  - {name: flaky, issuer: "FLAKY", audiences: [herald-tests]}
 accounts:
   - name: ORDERS
     roles:
@@ -66,12 +79,17 @@ func run(m *testing.M) (code int) {
 		fail(err)
 		return code
 	}
-	if err := extend(more); err != nil {
+	corp, ci, flaky = newLogin(), newLogin(), newLogin()
+	text := strings.NewReplacer("CORP", corp.Issuer(), "CI", ci.Issuer(), "FLAKY", flaky.Issuer()).Replace(more)
+	if err := extend(text); err != nil {
 		fail(errors.Join(err, shared.Close()))
 		return code
 	}
 	code = m.Run()
 	fail(shared.Close())
+	for _, l := range []*login{corp, ci, flaky} {
+		l.server.Close()
+	}
 	fail(uptest.Leaks())
 	return code
 }

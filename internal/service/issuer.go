@@ -13,6 +13,8 @@ import (
 
 	"github.com/herald-nats/herald/internal/endpoint"
 	"github.com/herald-nats/herald/internal/natsconn"
+	"github.com/herald-nats/herald/pkg/authn"
+	"github.com/herald-nats/herald/pkg/authn/oidc"
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/issuer"
 	"github.com/herald-nats/herald/pkg/keystore"
@@ -58,14 +60,19 @@ func (c *Config) startIssuer(ctx, run context.Context, r *Running, log *slog.Log
 	}
 	recorder := provision.NewRecorder(jetstream.NewRecords(nc, c.Region, self), log)
 	r.recorder = recorder
+	logins := oidc.New(know.document().Providers, oidc.Options{Log: log})
+	r.logins = logins
 	svc := provision.New(provision.Config{
 		Region: c.Region, Self: self, SealKey: seal, RoleKeys: keys, MoreKeys: c.readKeys, Ledger: know.projection,
 		Home:    provision.NewHome(nc, know.projection, c.opener),
+		Methods: authn.Methods{logins},
 		Records: recorder, Guests: []ident.Label{guest}, Log: log, Now: time.Now, Spread: issuer.Spread,
 	})
 	use := func(e ledger.Entry) {
 		if e.Key == ledger.PlatformKey() {
-			svc.Use(know.document()) // which may be newer than e by now
+			d := know.document() // which may be newer than e by now
+			logins.Use(d.Providers)
+			svc.Use(d)
 		}
 	}
 	know.changed.Store(&use)
@@ -75,6 +82,7 @@ func (c *Config) startIssuer(ctx, run context.Context, r *Running, log *slog.Log
 	if err := know.complete(ctx); err != nil {
 		return err
 	}
+	logins.Use(know.document().Providers)
 	svc.Use(know.document())
 	stats := func() any { return r.Stats().shown() }
 	for _, door := range []struct {

@@ -13,6 +13,8 @@ import (
 
 	"github.com/herald-nats/herald/internal/endpoint"
 	"github.com/herald-nats/herald/internal/natsconn"
+	"github.com/herald-nats/herald/pkg/authn"
+	"github.com/herald-nats/herald/pkg/authn/oidc"
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/issuer"
 	"github.com/herald-nats/herald/pkg/keystore"
@@ -26,6 +28,7 @@ import (
 
 // keeper is the parts of a registrar that work on the ledger.
 type keeper struct {
+	logins  *oidc.Method // of home's
 	know    *knowledge
 	signing *keystore.Key
 	denials *registrar.Denials
@@ -130,6 +133,11 @@ func (c *Config) keepLedger(ctx, run context.Context, r *Running, k *keeper, log
 		Region: c.Region, Self: self, Store: jetstream.NewDenials(write, read, c.Region), Projection: k.know.projection,
 		Opener: c.opener, Signer: ledger.KeySigner{Key: k.signing}, Publish: write.Publish, Log: log, Now: time.Now,
 	}
+	if c.Region == c.platform.Home {
+		// Home verifies again what issuers pass on.
+		k.logins = oidc.New(k.know.document().Providers, oidc.Options{Log: log})
+		r.logins = k.logins
+	}
 	changed := func(e ledger.Entry) {
 		k.denials.Changed(e)
 		if e.Key.Kind() == ledger.KindBase {
@@ -140,6 +148,9 @@ func (c *Config) keepLedger(ctx, run context.Context, r *Running, k *keeper, log
 		}
 		if e.Key == ledger.PlatformKey() {
 			d := k.know.document()
+			if k.logins != nil {
+				k.logins.Use(d.Providers)
+			}
 			log.Info("the platform document is in force", "version", d.Public.Version.String())
 		}
 	}
@@ -240,7 +251,7 @@ func (c *Config) decide(ctx, run context.Context, r *Running, k *keeper, log *sl
 	}
 	home := &registrar.Home{
 		Decider: decider, Document: k.know.document, Issuers: auth, Limits: registrar.DefaultLimits(), Log: log, Now: time.Now,
-		AccessKey: k.know.projection.AccessKey, Redeemed: k.know.projection.Redeemed,
+		Methods: authn.Methods{k.logins}, AccessKey: k.know.projection.AccessKey, Redeemed: k.know.projection.Redeemed,
 		Suspended: func(id ident.Identity) bool {
 			_, denied := k.know.projection.Denied(id, ident.AccountKey{}, ident.UserKey{})
 			return denied
@@ -251,6 +262,7 @@ func (c *Config) decide(ctx, run context.Context, r *Running, k *keeper, log *sl
 	if err := k.know.complete(ctx); err != nil {
 		return err
 	}
+	k.logins.Use(k.know.document().Providers)
 	nc, _, err := c.attach(ctx, r, platform.HomeCreds, platform.Ledger, platform.RoleHome, "home", log)
 	if err != nil {
 		return err

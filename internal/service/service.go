@@ -22,6 +22,7 @@ import (
 	"github.com/herald-nats/herald/internal/endpoint"
 	"github.com/herald-nats/herald/internal/natsconn"
 	"github.com/herald-nats/herald/internal/wait"
+	"github.com/herald-nats/herald/pkg/authn/oidc"
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/ledger"
 	"github.com/herald-nats/herald/pkg/platform"
@@ -133,6 +134,7 @@ type Running struct {
 	knows    *knowledge
 	keeper   *keeper             // of a registrar
 	recorder *provision.Recorder // of an issuer
+	logins   *oidc.Method        // of who verifies tokens
 	cancel   context.CancelFunc
 	work     sync.WaitGroup
 }
@@ -233,6 +235,9 @@ func (r *Running) Drain(ctx context.Context) error {
 func (r *Running) close(ctx context.Context) {
 	r.cancel()
 	r.work.Wait()
+	if r.logins != nil {
+		r.logins.Close()
+	}
 	if r.knows != nil {
 		r.knows.close()
 	}

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/herald-nats/herald/pkg/authn/oidc"
 	"github.com/herald-nats/herald/pkg/policy"
 	"github.com/herald-nats/herald/pkg/trust"
 )
@@ -20,6 +21,7 @@ type Document struct {
 	PublicToken string // what auth.v1.info hands out
 	Policy      policy.Policy
 	Names       NameRules
+	Providers   []oidc.Provider // whose tokens show who asks
 
 	index func() *policy.Index
 }
@@ -34,24 +36,30 @@ func (d *Document) Grants() *policy.Index {
 
 // documentBody is the entry's body.
 type documentBody struct {
-	Public string        `json:"public"`
-	Policy policy.Policy `json:"policy"`
-	Names  NameRules     `json:"names"`
+	Public    string          `json:"public"`
+	Policy    policy.Policy   `json:"policy"`
+	Names     NameRules       `json:"names"`
+	Providers []oidc.Provider `json:"providers,omitempty"`
 }
 
-// SignDocument gives the token of a platform document: its public part is signed
+// SignDocument is Document.Sign, for one without providers.
+func SignDocument(s KeySigner, public *trust.Platform, p policy.Policy, names NameRules, now time.Time) (string, error) {
+	return (&Document{Public: public, Policy: p, Names: names}).Sign(s, now)
+}
+
+// Sign gives the token of a platform document: its public part is signed
 // first, then all of it, by the same operator signing key. Its version is the public
 // part's.
-func SignDocument(s KeySigner, public *trust.Platform, p policy.Policy, names NameRules, now time.Time) (string, error) {
-	token, err := public.Sign(s.Key, now)
+func (d *Document) Sign(s KeySigner, now time.Time) (string, error) {
+	token, err := d.Public.Sign(s.Key, now)
 	if err != nil {
 		return "", err
 	}
-	body, err := json.Marshal(documentBody{Public: token, Policy: p, Names: names})
+	body, err := json.Marshal(documentBody{Public: token, Policy: d.Policy, Names: d.Names, Providers: d.Providers})
 	if err != nil {
 		return "", fmt.Errorf("encoding the platform document: %w", err)
 	}
-	return s.Sign(trust.Entry{Subject: PlatformKey().s, Version: public.Version.Rank(), At: now.UnixMilli(), Body: body})
+	return s.Sign(trust.Entry{Subject: PlatformKey().s, Version: d.Public.Version.Rank(), At: now.UnixMilli(), Body: body})
 }
 
 // MaxLife is the longest that any credential may live. Records are looked through for
@@ -65,7 +73,7 @@ func openDocument(op *trust.Operator, e trust.Entry) (*Document, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Document{PublicToken: b.Public, Policy: b.Policy, Names: b.Names}
+	d := &Document{PublicToken: b.Public, Policy: b.Policy, Names: b.Names, Providers: b.Providers}
 	if d.Public, err = op.OpenPlatform(b.Public); err != nil {
 		return nil, fmt.Errorf("its public part: %w", err)
 	}
@@ -88,6 +96,9 @@ func (d *Document) check() error {
 	}
 	if _, ok := d.Public.Region(d.Public.Home); !ok {
 		return fmt.Errorf("its home %s is none of its regions", d.Public.Home)
+	}
+	if bad := oidc.Check("providers", d.Providers); len(bad) > 0 {
+		return fmt.Errorf("an identity provider is out of shape: %s", bad[0])
 	}
 	for _, o := range d.Policy.Offers {
 		if err := o.Check(); err != nil {

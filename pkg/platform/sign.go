@@ -46,7 +46,7 @@ func (s Signer) Account(c *jwt.AccountClaims, version uint64, now time.Time) (st
 
 // Document signs a platform document as a version.
 func (s Signer) Document(d *ledger.Document, now time.Time) (string, error) {
-	return ledger.SignDocument(ledger.KeySigner{Key: s.key}, d.Public, d.Policy, d.Names, now)
+	return d.Sign(ledger.KeySigner{Key: s.key}, now)
 }
 
 // baseFile is where a folder keeps what it knows of its own doing.

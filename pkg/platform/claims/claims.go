@@ -15,6 +15,7 @@ import (
 
 	"github.com/nats-io/jwt/v2"
 
+	"github.com/herald-nats/herald/pkg/authn/oidc"
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/ledger"
 	"github.com/herald-nats/herald/pkg/platform/manifest"
@@ -390,6 +391,9 @@ func (c *Compiler) offer(g manifest.Grant) policy.Offer {
 	}
 	return o
 }
+
+// Providers are those whose tokens show who asks.
+func (c *Compiler) Providers() []oidc.Provider { return c.file.OIDC() }
 
 // Names are the rules for names.
 func (c *Compiler) Names() ledger.NameRules { return ledger.DefaultNameRules() }

@@ -41,6 +41,7 @@ func (f *File) check(t *typeOf, unread map[string]bool) Problems {
 	c.credentials()
 	c.chat()
 	c.eachAccount()
+	c.providers()
 	c.identities()
 	c.grants()
 	c.sentinel()

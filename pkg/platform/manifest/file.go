@@ -44,6 +44,9 @@ type File struct {
 	// CHAT. An entry named CHAT adds to that account (but no streams and no callout); one
 	// named SYS may add exports, which need only; the others cannot be changed.
 	Accounts []Account `yaml:"accounts"`
+	// OpenID providers whose tokens show who asks: of people with a login, of programs, of CI
+	// jobs, of pods. docs/identities.md has how each is set up.
+	Providers []Provider `yaml:"providers"`
 	// Names for identities, so that grants can be read.
 	Identities []Identity `yaml:"identities"`
 	// Who may have which role; at least one grant. Somebody who asks for nothing in particular
@@ -457,6 +460,41 @@ type Hours struct {
 	Start string `yaml:"start" required:"true" form:"clock"`
 	// Until, as 18:00 or 18:00:00.
 	End string `yaml:"end" required:"true" form:"clock"`
+}
+
+// Provider is an OpenID provider: who it is, and which of its tokens are believed.
+type Provider struct {
+	// The provider's name here, which is a part of identities: oidc:<provider>:<subject>. A
+	// provider under an old name takes over the identities of the one before.
+	Name ident.Label `yaml:"name" required:"true"`
+	// The issuer, exactly as tokens have it in iss: an https address.
+	Issuer string `yaml:"issuer" required:"true"`
+	// Whom a token must be for (aud), one of them: the client ids of programs that people log
+	// in with, or the name that the provider has for this platform.
+	Audiences []string `yaml:"audiences" required:"true"`
+	// Clients whose tokens are taken beside those of audiences (azp). Default: none.
+	AuthorizedParties []string `yaml:"authorized_parties"`
+	// Which tokens are taken: id and access. Default: id.
+	Tokens []string `yaml:"tokens" enum:"id,access"`
+	// How tokens may be signed. Default: RS256.
+	Algorithms []string `yaml:"algorithms" enum:"RS256,RS384,RS512,PS256,PS384,PS512,ES256,ES384,ES512,EdDSA"`
+	// The claim that says who it is; one that is never given to anybody else. Default: sub.
+	SubjectClaim string `yaml:"subject_claim"`
+	// The claim that is the name here, taken as it is: who has none that could be one is
+	// refused. Default: none, and users ask for a name.
+	NameClaim string `yaml:"name_claim"`
+	// The claim with the groups. Default: none.
+	GroupsClaim string `yaml:"groups_claim"`
+	// What tokens must say besides, all of it, such as email_verified.
+	Required []ClaimIs `yaml:"required"`
+	// How old a token may be, where it ends later. Default: until it ends.
+	MaxAge Duration `yaml:"max_age"`
+	// Where the provider's keys are, for one without discovery. Default: where discovery
+	// says.
+	JWKSURL string `yaml:"jwks_url"`
+	// Certificates in PEM that vouch for the provider's hosts. Default: those of the system
+	// that issuers run on.
+	CA string `yaml:"ca"`
 }
 
 // Identity gives an identity a name.

@@ -3,6 +3,8 @@ package plan
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/herald-nats/herald/pkg/ident"
@@ -58,6 +60,15 @@ func sayPart(key, value string) []string {
 			}
 			for _, t := range o.Tags {
 				add("tag %s", t)
+			}
+		}
+	case strings.HasPrefix(key, partLogins):
+		var v map[string]json.RawMessage
+		if read(&v) {
+			for _, k := range slices.Sorted(maps.Keys(v)) {
+				if k != "name" {
+					add("%s %s", strings.ReplaceAll(k, "_", " "), v[k])
+				}
 			}
 		}
 	case strings.HasPrefix(key, partWho):

@@ -81,6 +81,7 @@ const (
 	partNames   = "names"
 	partWho     = "identity "
 	partSession = "session"
+	partLogins  = "provider "
 	partChatIn  = "chat account"
 )
 
@@ -112,6 +113,9 @@ func parts(d *ledger.Document) []part {
 	}
 	for _, o := range d.Policy.Offers {
 		put(partGrant+grantName(o), o)
+	}
+	for _, p := range d.Providers {
+		put(partLogins+p.Name.String(), p)
 	}
 	for _, n := range d.Policy.Identities {
 		put(partWho+n.Name.String(), n)
@@ -156,6 +160,8 @@ func together(all []part) (*ledger.Document, error) {
 			err = appendTo(&d.Policy.Offers, p.value)
 		case strings.HasPrefix(p.key, partWho):
 			err = appendTo(&d.Policy.Identities, p.value)
+		case strings.HasPrefix(p.key, partLogins):
+			err = appendTo(&d.Providers, p.value)
 		case p.key == partSession:
 			get(&d.Policy.Session)
 		}
@@ -233,7 +239,7 @@ func Want(c *claims.Compiler, operator string) (Desired, error) {
 	if err != nil {
 		return Desired{}, err
 	}
-	d.Document = &ledger.Document{Public: public, Policy: pol, Names: c.Names()}
+	d.Document = &ledger.Document{Public: public, Policy: pol, Names: c.Names(), Providers: c.Providers()}
 	return d, nil
 }
 
