@@ -227,6 +227,8 @@ type Grant struct {
 	Name     ident.Name
 	TTL      time.Duration
 	Tags     []string
+	// Met is the offer's sum, where it asks something of groups or claims.
+	Met string
 	// Line is the offer that decided: its place in Policy.Offers.
 	Line int
 }
@@ -311,7 +313,7 @@ func (o *Offer) grant(a Asker, w Wish, sum string, now time.Time) (Grant, *wire.
 		}
 	}
 	return Grant{
-		Identity: a.Identity, Account: o.Account, Role: o.Role, Name: name, TTL: ttl,
+		Identity: a.Identity, Account: o.Account, Role: o.Role, Name: name, TTL: ttl, Met: sum,
 		Tags: append(ownTags(a.Identity, sum), o.Tags...),
 	}, nil
 }

@@ -154,7 +154,7 @@ func (s *Service) Issue(ctx context.Context, r endpoint.Request) endpoint.Respon
 func (s *Service) record(ctx context.Context, r endpoint.Request, g policy.Grant, user ident.UserKey, c issuer.Credential) {
 	s.Records.Record(ctx, ledger.Record{
 		ID: c.ID, Request: r.ID, Identity: g.Identity, User: user, Account: c.Account, Role: g.Role, Name: g.Name,
-		Issued: c.Issued.Unix(), Expires: c.Expires.Unix(), Region: s.Region, Issuer: s.Self,
+		Issued: c.Issued.Unix(), Expires: c.Expires.Unix(), Region: s.Region, Issuer: s.Self, Met: g.Met,
 	})
 }
 
