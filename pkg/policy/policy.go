@@ -183,6 +183,36 @@ type Policy struct {
 	// Session is how long credentials may be renewed from when their holder was proved; then
 	// a proof is needed again. Zero: DefaultSession.
 	Session Seconds `json:"session,omitzero"`
+	// PerHost and PerIdentity bound how much one source may ask of one issuer; nil: as
+	// DefaultPerHost and DefaultPerIdentity.
+	PerHost     *Rate `json:"per_host,omitempty"`
+	PerIdentity *Rate `json:"per_identity,omitempty"`
+}
+
+// Rate is how many requests there may be at once, and how many a minute after that.
+type Rate struct {
+	Burst     int `json:"burst"`
+	PerMinute int `json:"per_minute"`
+}
+
+// DefaultPerHost lets a conference in that comes from one address, and a building that
+// reconnects; DefaultPerIdentity a program with many replicas.
+func DefaultPerHost() Rate { return Rate{Burst: 5000, PerMinute: 6000} }
+
+// DefaultPerIdentity is how much one identity may ask.
+func DefaultPerIdentity() Rate { return Rate{Burst: 1000, PerMinute: 1200} }
+
+// Host is how much may be asked from one host.
+func (p Policy) Host() Rate { return orElse(p.PerHost, DefaultPerHost()) }
+
+// Each is how much one identity may ask.
+func (p Policy) Each() Rate { return orElse(p.PerIdentity, DefaultPerIdentity()) }
+
+func orElse(r *Rate, otherwise Rate) Rate {
+	if r == nil || r.Burst < 1 || r.PerMinute < 1 {
+		return otherwise
+	}
+	return *r
 }
 
 // DefaultSession is how long credentials are renewed without another proof.

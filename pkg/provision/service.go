@@ -23,6 +23,7 @@ import (
 	"github.com/herald-nats/herald/pkg/issuer"
 	"github.com/herald-nats/herald/pkg/keystore"
 	"github.com/herald-nats/herald/pkg/ledger"
+	"github.com/herald-nats/herald/pkg/limit"
 	"github.com/herald-nats/herald/pkg/policy"
 	"github.com/herald-nats/herald/pkg/subject"
 	"github.com/herald-nats/herald/pkg/trust"
@@ -67,6 +68,10 @@ type Service struct {
 	terms   atomic.Pointer[terms]
 	replays *replays
 	methods authn.Methods
+	// What may be asked: from one host for credentials, and by one identity for them and for
+	// renewals, each apart from the others.
+	hosts, identities, renewers *limit.Sources
+	renewals                    issuer.Renewals
 }
 
 // RecordTaker takes note of what was issued; see Recorder.
@@ -80,7 +85,36 @@ func New(c Config) *Service {
 	s := &Service{Config: c, replays: newReplays()}
 	s.methods = append(authn.Methods{authn.Open{}, authn.AccessKeys{Find: c.Ledger.AccessKey}, authn.Invites{Redeem: s.redeem, Redeemed: c.Ledger.Redeemed}}, c.Methods...)
 	s.terms.Store(&terms{})
+	s.hosts = limit.New(func() limit.Rate { return s.rate(policy.Policy.Host) })
+	s.identities = limit.New(func() limit.Rate { return s.rate(policy.Policy.Each) })
+	s.renewers = limit.New(func() limit.Rate { return s.rate(policy.Policy.Each) })
 	return s
+}
+
+// rate is a bound of the document in force.
+func (s *Service) rate(of func(policy.Policy) policy.Rate) limit.Rate {
+	var p policy.Policy
+	if t := s.terms.Load(); t.document != nil {
+		p = t.document.Policy
+	}
+	r := of(p)
+	return limit.Rate{Burst: r.Burst, PerSecond: float64(r.PerMinute) / 60}
+}
+
+// longestWait is the longest that anybody is told to wait; see wire.DecodeError.
+const longestWait = time.Hour
+
+// take refuses what is one too many of a source.
+func (s *Service) take(from *limit.Sources, source, what string) *wire.Error {
+	wait := from.Take(source, s.Now())
+	if wait == 0 {
+		return nil
+	}
+	e := wire.Errorf(wire.RateLimited, "ask again later", "too many requests %s", what)
+	// Not all at once: whoever was refused at one moment does not come back at one.
+	wait += time.Duration(s.Spread() * float64(max(wait, time.Second)))
+	e.RetryAfterMS = min(max(wait, 100*time.Millisecond), longestWait).Milliseconds()
+	return e
 }
 
 // redeem uses an invitation for who asks.
@@ -169,6 +203,12 @@ func (s *Service) open(t *terms, r endpoint.Request) (authn.Evidence, error) {
 	if err != nil {
 		return none, err
 	}
+	// Before any of the work that the request itself asks for.
+	if info.Host != "" {
+		if werr := s.take(s.hosts, info.Host, "from where you are"); werr != nil {
+			return none, werr
+		}
+	}
 	body := r.Body
 	if by := r.Header[wire.HeaderSealed]; len(by) > 0 {
 		from, err := ident.ParseSealKey(by[0])
@@ -215,6 +255,9 @@ func (s *Service) issue(ctx context.Context, t *terms, r endpoint.Request, e aut
 	if err != nil {
 		return policy.Grant{}, none, err
 	}
+	if werr := s.take(s.identities, who.Identity.String(), "of yours"); werr != nil {
+		return policy.Grant{}, none, werr
+	}
 	wish := policy.Wish{Account: req.Account, Role: req.Role, Name: req.Name, TTL: req.TTL}
 	grant, werr := t.grants.Decide(policy.Asker{Who: who}, wish, e.Now)
 	if werr != nil {
@@ -253,7 +296,11 @@ func (s *Service) mint(t *terms, g policy.Grant, account ident.AccountKey, user 
 		now = time.Unix(before+1, 0)
 	}
 	g.Tags = append(slices.Clip(g.Tags), trust.TagProven+strconv.FormatInt(proven.Unix(), 10))
-	return t.issuer.Mint(g, user, now, s.Spread())
+	c, err := t.issuer.Mint(g, user, now, s.Spread())
+	if err == nil {
+		c.RenewAt = s.renewals.At(now, c.Expires.Sub(c.Issued), s.Spread)
+	}
+	return c, err
 }
 
 // Renew answers auth.v1.renew: for the nkey that asks, as the server names it.
@@ -280,6 +327,9 @@ func (s *Service) renew(ctx context.Context, t *terms, u trust.User, host netip.
 	}
 	if u.Identity.IsZero() {
 		return policy.Grant{}, issuer.Credential{}, wire.Errorf(wire.NoGrant, "ask auth.v1.issue with a proof", "this user was not made by an issuer")
+	}
+	if werr := s.take(s.renewers, u.Identity.String(), "of yours"); werr != nil {
+		return policy.Grant{}, issuer.Credential{}, werr
 	}
 	// A server that has not heard of a revocation yet lets its user ask.
 	if before := s.Ledger.RevokedBefore(u.AccountKey, u.Key); u.IssuedAt.Unix() <= before {

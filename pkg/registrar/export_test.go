@@ -11,18 +11,10 @@ const (
 	AdoptAfter = adoptAfter
 	MaxPeer    = maxPeer
 	MaxRegions = maxRegions
-	MaxSources = maxSources
 	MaxWait    = maxWait
 
 	RecordsEvery = recordsEvery
 )
-
-// Sources is how many issuers and hosts are remembered.
-func (l *Limits) Sources() (issuers, hosts int) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return len(l.issuers), len(l.hosts)
-}
 
 // SetPatience changes how long a resolver waits without any answer.
 func (r *Resolver) SetPatience(d time.Duration) { r.patience = d }

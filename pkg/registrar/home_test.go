@@ -25,6 +25,7 @@ import (
 	"github.com/herald-nats/herald/pkg/keystore"
 	"github.com/herald-nats/herald/pkg/ledger"
 	"github.com/herald-nats/herald/pkg/ledger/memory"
+	"github.com/herald-nats/herald/pkg/limit"
 	"github.com/herald-nats/herald/pkg/platform"
 	"github.com/herald-nats/herald/pkg/policy"
 	"github.com/herald-nats/herald/pkg/registrar"
@@ -652,7 +653,7 @@ func TestRedeemAtOnce(t *testing.T) {
 // TestRedeemProperty: whoever asks in whatever order and how often.
 func TestRedeemProperty(t *testing.T) {
 	b := newBench(t)
-	b.home.Limits = &registrar.Limits{Issuer: registrar.Rate{Burst: 1 << 30, PerSecond: 1}, Host: registrar.Rate{Burst: 1 << 30, PerSecond: 1}}
+	b.home.Limits = registrar.NewLimits(limit.Rate{Burst: 1 << 30, PerSecond: 1}, limit.Rate{Burst: 1 << 30, PerSecond: 1})
 	var users []*keystore.Key
 	for range 5 {
 		users = append(users, newUser(t))
@@ -684,7 +685,7 @@ func TestRedeemProperty(t *testing.T) {
 func TestHomeLimits(t *testing.T) {
 	b := newBench(t)
 	id := b.invite(code, 10, time.Hour)
-	b.home.Limits = &registrar.Limits{Issuer: registrar.Rate{Burst: 5, PerSecond: 1}, Host: registrar.Rate{Burst: 2, PerSecond: 0.1}}
+	b.home.Limits = registrar.NewLimits(limit.Rate{Burst: 5, PerSecond: 1}, limit.Rate{Burst: 2, PerSecond: 0.1})
 	n := 0
 	claim := func(host string) *wire.Error {
 		t.Helper()
@@ -732,7 +733,7 @@ func TestHomeLimits(t *testing.T) {
 func TestLimits(t *testing.T) {
 	now := time.Unix(1790000000, 0)
 	t.Run("a rate over time", func(t *testing.T) {
-		l := &registrar.Limits{Issuer: registrar.Rate{Burst: 3, PerSecond: 0.5}, Host: registrar.Rate{Burst: 1000, PerSecond: 1000}}
+		l := registrar.NewLimits(limit.Rate{Burst: 3, PerSecond: 0.5}, limit.Rate{Burst: 1000, PerSecond: 1000})
 		took := 0
 		for i := range 1000 { // 100 s, ten times a second
 			if l.Take("a", "h", now.Add(time.Duration(i)*100*time.Millisecond)) == nil {
@@ -745,8 +746,8 @@ func TestLimits(t *testing.T) {
 	})
 	// What a client is told must be what it believes: wire.DecodeError refuses more.
 	t.Run("no longer than a client waits", func(t *testing.T) {
-		for _, r := range []registrar.Rate{{Burst: 1, PerSecond: 1e-9}, {Burst: 1}, {}} {
-			l := &registrar.Limits{Issuer: r, Host: r}
+		for _, r := range []limit.Rate{{Burst: 1, PerSecond: 1e-9}, {Burst: 1}, {}} {
+			l := registrar.NewLimits(r, r)
 			var e *wire.Error
 			for range 3 {
 				if e = l.Take("a", "h", now); e != nil {
@@ -762,28 +763,8 @@ func TestLimits(t *testing.T) {
 			}
 		}
 	})
-	// Whoever makes sources up costs so much memory and no more, and does not make a
-	// source that asked just now forgotten.
-	t.Run("memory", func(t *testing.T) {
-		l := &registrar.Limits{Issuer: registrar.Rate{Burst: 1e9, PerSecond: 1e9}, Host: registrar.Rate{Burst: 1, PerSecond: 1e-6}}
-		at := now
-		for i := range 3 * registrar.MaxSources {
-			at = at.Add(time.Millisecond)
-			_ = l.Take("a", fmt.Sprintf("h%d", i), at)
-			if i%1000 == 0 && i > 0 && l.Take("a", fmt.Sprintf("h%d", i), at) == nil {
-				t.Fatalf("source %d is forgotten at once", i)
-			}
-		}
-		// All at one moment, as a flood is.
-		for i := range 2 * registrar.MaxSources {
-			_ = l.Take("a", fmt.Sprintf("f%d", i), at)
-		}
-		if issuers, hosts := l.Sources(); issuers != 1 || hosts > registrar.MaxSources {
-			t.Errorf("%d issuers and %d hosts are remembered", issuers, hosts)
-		}
-	})
 	t.Run("a clock that goes back", func(t *testing.T) {
-		l := &registrar.Limits{Issuer: registrar.Rate{Burst: 1, PerSecond: 1}, Host: registrar.Rate{Burst: 1, PerSecond: 1}}
+		l := registrar.NewLimits(limit.Rate{Burst: 1, PerSecond: 1}, limit.Rate{Burst: 1, PerSecond: 1})
 		_ = l.Take("a", "h", now)
 		if l.Take("a", "h", now.Add(-time.Hour)) == nil {
 			t.Error("it let one more in")

@@ -344,7 +344,8 @@ func (c *Compiler) Policy() (policy.Policy, error) {
 	for _, i := range c.file.Identities {
 		named[i.Name.String()] = i.Identity
 	}
-	p := policy.Policy{Session: policy.Seconds(c.file.Credentials.Session)}
+	cr := c.file.Credentials
+	p := policy.Policy{Session: policy.Seconds(cr.Session), PerHost: rate(cr.PerHost), PerIdentity: rate(cr.PerIdentity)}
 	for _, i := range c.file.Identities {
 		// Those that are in no category are named by offers themselves.
 		if strings.Contains(i.Name.String(), ".") {
@@ -372,6 +373,13 @@ func (c *Compiler) Policy() (policy.Policy, error) {
 		p.Offers = append(p.Offers, o)
 	}
 	return p, nil
+}
+
+func rate(r *manifest.Rate) *policy.Rate {
+	if r == nil {
+		return nil
+	}
+	return &policy.Rate{Burst: int(r.Burst), PerMinute: int(r.PerMinute)}
 }
 
 // offer is the offer of a grant, but for whom it is for.

@@ -287,12 +287,33 @@ func (c *checker) node(at string, n Node, names map[ident.Name]string, used map[
 func (c *checker) credentials() {
 	cr := c.f.Credentials
 	c.lifetimes("credentials", cr.Lifetime, cr.Longest, DefaultLongest)
+	c.rate("credentials.per_host", cr.PerHost)
+	c.rate("credentials.per_identity", cr.PerIdentity)
 	switch t := time.Duration(cr.Session); {
 	case cr.Session == 0:
 	case t < policy.Shortest || t%time.Second != 0:
 		c.bad("credentials.session", "credentials count whole seconds", "session is %s; it is at least 1s, and whole seconds", cr.Session)
 	case t > ledger.MaxLife:
 		c.bad("credentials.session", "have them show again who they are", "session is %s, longer than %s", cr.Session, Duration(ledger.MaxLife))
+	}
+}
+
+// Bounds of what may be asked.
+const (
+	maxBurst     = 1_000_000
+	maxPerMinute = 60_000_000
+)
+
+func (c *checker) rate(at string, r *Rate) {
+	if r == nil {
+		return
+	}
+	const hint = "leave both out to have the default"
+	if r.Burst < 1 || r.Burst > maxBurst {
+		c.bad(at+".burst", hint, "burst is %d; it is from 1 to %d", r.Burst, maxBurst)
+	}
+	if r.PerMinute < 1 || r.PerMinute > maxPerMinute {
+		c.bad(at+".per_minute", hint, "per_minute is %d; it is from 1 to %d", r.PerMinute, maxPerMinute)
 	}
 }
 

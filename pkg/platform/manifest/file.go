@@ -184,6 +184,20 @@ type Credentials struct {
 	// How long credentials are renewed from when their holder showed who they are; then they
 	// have to show it again. At most 31 days. Default: 12h.
 	Session Duration `yaml:"session"`
+	// How much may be asked of one issuer from one host. Default: 5000 at once, and 6000 a
+	// minute.
+	PerHost *Rate `yaml:"per_host"`
+	// How much one identity may ask of one issuer, for new credentials and for renewals
+	// apart. Default: 1000 at once, and 1200 a minute.
+	PerIdentity *Rate `yaml:"per_identity"`
+}
+
+// Rate bounds requests.
+type Rate struct {
+	// How many there may be at once.
+	Burst int64 `yaml:"burst" required:"true" least:"1" most:"1000000"`
+	// How many a minute after that.
+	PerMinute int64 `yaml:"per_minute" required:"true" least:"1" most:"60000000"`
 }
 
 // Chat is what the chat has.

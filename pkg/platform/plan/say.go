@@ -76,6 +76,11 @@ func sayPart(key, value string) []string {
 		if read(&n) {
 			add("%s", n.Identity)
 		}
+	case key == partHost, key == partEach:
+		var r policy.Rate
+		if read(&r) {
+			add("%d requests at once, and %d a minute", r.Burst, r.PerMinute)
+		}
 	case key == partSession:
 		var s policy.Seconds
 		if read(&s) {

@@ -82,6 +82,8 @@ const (
 	partWho     = "identity "
 	partSession = "session"
 	partLogins  = "provider "
+	partHost    = "limit per host"
+	partEach    = "limit per identity"
 	partChatIn  = "chat account"
 )
 
@@ -123,6 +125,12 @@ func parts(d *ledger.Document) []part {
 	if d.Policy.Session != 0 {
 		put(partSession, d.Policy.Session)
 	}
+	if d.Policy.PerHost != nil {
+		put(partHost, d.Policy.PerHost)
+	}
+	if d.Policy.PerIdentity != nil {
+		put(partEach, d.Policy.PerIdentity)
+	}
 	put(partNames, d.Names)
 	return out
 }
@@ -162,6 +170,10 @@ func together(all []part) (*ledger.Document, error) {
 			err = appendTo(&d.Policy.Identities, p.value)
 		case strings.HasPrefix(p.key, partLogins):
 			err = appendTo(&d.Providers, p.value)
+		case p.key == partHost:
+			get(&d.Policy.PerHost)
+		case p.key == partEach:
+			get(&d.Policy.PerIdentity)
 		case p.key == partSession:
 			get(&d.Policy.Session)
 		}
