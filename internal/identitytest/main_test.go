@@ -32,6 +32,11 @@ import (
 //nolint:gochecknoglobals // a platform is started once, in TestMain
 var shared *uptest.Platform
 
+// What it logs.
+//
+//nolint:gochecknoglobals // as the platform
+var log record
+
 // The providers that it knows.
 //
 //nolint:gochecknoglobals // as the platform
@@ -75,7 +80,7 @@ func run(m *testing.M) (code int) {
 		return code
 	}
 	defer func() { fail(os.RemoveAll(dir)) }()
-	if shared, err = uptest.Start(dir, uptest.Options{}); err != nil {
+	if shared, err = uptest.Start(dir, uptest.Options{Log: &log}); err != nil {
 		fail(err)
 		return code
 	}
