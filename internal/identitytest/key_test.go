@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -49,6 +50,9 @@ func TestAccessKey(t *testing.T) {
 	_, err = issue(t, nc, key, client.Wish{Identity: id, Name: name("other")}, "")
 	refusedAs(t, "another name", err, wire.BadName)
 
+	if out := setup(t, "access-key", "describe", id.ID.String()); !strings.Contains(out, "for mail") {
+		t.Errorf("it was used, and described as\n%s", out)
+	}
 	file := filepath.Join(t.TempDir(), "rotated")
 	setup(t, "access-key", "rotate", id.ID.String(), "--out", file)
 	rotated := readKey(t, file)

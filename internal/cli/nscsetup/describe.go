@@ -931,8 +931,13 @@ func describeKey(ctx context.Context, g *globals, arg string) error {
 	if err != nil {
 		return err
 	}
+	used, err := lastUsed(ctx, r, p, ident.KeyIdentity(id))
+	if err != nil {
+		return err
+	}
 	return describeDecided(ctx, g, p, ledger.AccessKeyKey(id), "there is no access key "+id.String(), func(e ledger.Entry, now time.Time) (any, *sheet) {
 		l := keyRow(e, denials, now)
+		l.Used = used
 		s := &sheet{}
 		s.field("access key", l.ID)
 		s.field("state", l.State)
@@ -940,10 +945,38 @@ func describeKey(ctx context.Context, g *globals, arg string) error {
 		s.field("public key", l.Public)
 		s.field("expires", l.end(now))
 		s.field("networks", cmp.Or(strings.Join(l.Networks, ", "), "any"))
+		if used != nil {
+			s.field("last used", relative(time.Unix(used.Issued, 0), now)+" in "+used.Region+", for "+used.Name)
+		} else {
+			s.field("last used", "not within "+span(ledger.MaxLife))
+		}
 		if l.Password {
 			s.field("password", "it is taken as one, by auth callout")
 		}
 		s.list("may have", l.Grants)
 		return l, s
 	})
+}
+
+// usedKey is when an identity was last given a credential.
+type usedKey struct {
+	Issued int64  `json:"issued"` // seconds since 1970
+	Region string `json:"region"`
+	Name   string `json:"name"`
+}
+
+// lastUsed looks through the records of all regions that answer.
+func lastUsed(ctx context.Context, r *reader, p *platform.Platform, id ident.Identity) (*usedKey, error) {
+	var last *usedKey
+	for _, region := range p.Document.Regions {
+		err := r.records(ctx, region.Name, time.Now().Add(-ledger.MaxLife), func(rec ledger.Record) {
+			if rec.Identity == id && (last == nil || rec.Issued > last.Issued) {
+				last = &usedKey{rec.Issued, rec.Region.String(), rec.Name.String()}
+			}
+		})
+		if ctx.Err() != nil {
+			return nil, err
+		}
+	}
+	return last, nil
 }

@@ -880,6 +880,7 @@ type listedKey struct {
 	Password bool     `json:"password"`
 	State    string   `json:"state"` // in use, disabled, over or removed
 	Version  uint64   `json:"version"`
+	Used     *usedKey `json:"last_used,omitempty"` // when describe found that it was used last
 
 	expires int64
 }
