@@ -180,17 +180,18 @@ func TestRequests(t *testing.T) {
 		change func([]byte) []byte
 		want   wire.Code
 	}{
-		"an unknown field":             {replace(`{`, `{"admin":true,`), wire.BadRequest},
-		"a field twice":                {replace(`{`, `{"name":"mallory",`), wire.BadRequest},
-		"a user key twice":             {replace(`{`, `{"user_key":"`+stranger.Public()+`",`), wire.BadRequest},
-		"a field in other case":        {replace(`"name"`, `"Name"`), wire.BadRequest},
-		"null":                         {replace(`"identity":{"type":"open"}`, `"identity":null`), wire.BadRequest},
-		"an unknown field inside":      {replace(`{"type":"open"}`, `{"type":"open","x":1}`), wire.BadRequest},
-		"something behind":             {func(b []byte) []byte { return append(b, []byte("{}")...) }, wire.BadRequest},
-		"a tag of its own":             {replace(`{`, `{"tags":["identity:oidc"],`), wire.BadRequest},
-		"another identity":             {replace(`"open"`, `"oidc"`), wire.BadIdentity},
-		"an account that is a pattern": {replace(`{`, `{"account":"*",`), wire.BadRequest},
-		"an account key as user key":   {func(b []byte) []byte { return bytes.Replace(b, []byte(`"U`), []byte(`"A`), 1) }, wire.BadRequest},
+		"an unknown field":              {replace(`{`, `{"admin":true,`), wire.BadRequest},
+		"a field twice":                 {replace(`{`, `{"name":"mallory",`), wire.BadRequest},
+		"a user key twice":              {replace(`{`, `{"user_key":"`+stranger.Public()+`",`), wire.BadRequest},
+		"a field in other case":         {replace(`"name"`, `"Name"`), wire.BadRequest},
+		"null":                          {replace(`"identity":{"type":"open"}`, `"identity":null`), wire.BadRequest},
+		"an unknown field inside":       {replace(`{"type":"open"}`, `{"type":"open","x":1}`), wire.BadRequest},
+		"something behind":              {func(b []byte) []byte { return append(b, []byte("{}")...) }, wire.BadRequest},
+		"a tag of its own":              {replace(`{`, `{"tags":["identity:oidc"],`), wire.BadRequest},
+		"another identity":              {replace(`"open"`, `"password"`), wire.BadIdentity},
+		"an identity without its proof": {replace(`"open"`, `"oidc"`), wire.BadRequest},
+		"an account that is a pattern":  {replace(`{`, `{"account":"*",`), wire.BadRequest},
+		"an account key as user key":    {func(b []byte) []byte { return bytes.Replace(b, []byte(`"U`), []byte(`"A`), 1) }, wire.BadRequest},
 	} {
 		a := good()
 		a.body = c.change(a.body)
@@ -270,7 +271,7 @@ func TestIssuedCredential(t *testing.T) {
 		t.Errorf("aud %q, nbf %d", c.Audience, c.NotBefore)
 	case c.Expires == 0 || time.Until(time.Unix(c.Expires, 0)) > longest+time.Second:
 		t.Errorf("expires %v", time.Unix(c.Expires, 0))
-	case len(c.Tags) != 1 || c.Tags[0] != trust.TagIdentity+"open":
+	case len(c.Tags) != 2 || c.Tags[0] != trust.TagIdentity+"open" || !strings.HasPrefix(c.Tags[1], trust.TagProven):
 		t.Errorf("tags %v", c.Tags)
 	case len(answer.JWT) >= 1<<10:
 		t.Errorf("%d bytes", len(answer.JWT))

@@ -89,6 +89,67 @@ func TestRequestVectors(t *testing.T) {
 	}
 }
 
+// TestIdentityVectors: what shows who asks. The keys are counted ones: the user's begins at
+// 00, the region's at 20, the access key at 80, the sender's of sealed bodies at a0.
+func TestIdentityVectors(t *testing.T) {
+	user, access := userKey(t, counted(t, keystore.User, 0)), userKey(t, counted(t, keystore.User, 0x80))
+	region, sender := counted(t, keystore.Curve, 0x20), sealKey(t, counted(t, keystore.Curve, 0xa0))
+	seen := map[string]bool{}
+	good := map[string]int{}
+	for _, v := range vectors[struct {
+		Name          string    `json:"name"`
+		Body          string    `json:"body"`
+		Proof         string    `json:"herald_proof"`
+		IdentityProof string    `json:"herald_identity_proof"` // absent: the header is not there
+		KeyID         string    `json:"key_id"`
+		Code          string    `json:"code"`
+		Token         string    `json:"token"`
+		InviteID      string    `json:"invite_id"`        // by which the ledger knows the code
+		SealedBy      string    `json:"herald_sealed"`    // the body as it is sent
+		Sealed        string    `json:"sealed_base64url"` // to the region key
+		Error         wire.Code `json:"error"`
+	}](t, "identities.json") {
+		if seen[v.Name] {
+			t.Errorf("two vectors are called %q", v.Name)
+		}
+		seen[v.Name] = true
+		body := []byte(v.Body)
+		r, err := wire.DecodeRequest(body)
+		if err == nil {
+			if id := r.Identity; id.KeyID.String() != v.KeyID || id.Code != v.Code || id.Token != v.Token || id.Secret() != (v.Sealed != "") {
+				t.Errorf("%s: %+v", v.Name, id)
+			}
+			err = wire.CheckProof(user, []string{v.Proof}, body)
+		}
+		if err == nil && r.Identity.Type == wire.ProofKey {
+			var headers []string
+			if v.IdentityProof != "" {
+				headers = append(headers, v.IdentityProof)
+			}
+			err = wire.CheckIdentityProof(access, headers, body)
+		}
+		if code(err) != v.Error {
+			t.Errorf("%s: got %v, want %q", v.Name, err, v.Error)
+		}
+		if v.Error == "" {
+			good[r.Identity.Type]++
+		}
+		if v.Code != "" && ident.InviteOf(v.Code).String() != v.InviteID {
+			t.Errorf("%s: the invitation is %s", v.Name, ident.InviteOf(v.Code))
+		}
+		if v.Sealed == "" {
+			continue
+		}
+		opened, oerr := wire.Open(region.Pair(), sender, unbase64(t, v.Sealed))
+		if oerr != nil || string(opened) != v.Body || v.SealedBy != sender.String() {
+			t.Errorf("%s: opened %q %v", v.Name, opened, oerr)
+		}
+	}
+	if len(good) != 3 {
+		t.Errorf("accepted are %v", good)
+	}
+}
+
 func unbase64(t testing.TB, s string) []byte {
 	t.Helper()
 	return must[[]byte](t)(base64.RawURLEncoding.DecodeString(s))
@@ -190,7 +251,8 @@ func counted(t *testing.T, kind keystore.Kind, first byte) *keystore.Key {
 func TestWorkedExample(t *testing.T) {
 	doc := example(t)
 	user, region, reply := counted(t, keystore.User, 0), counted(t, keystore.Curve, 0x20), counted(t, keystore.Curve, 0x40)
-	for what, k := range map[string]*keystore.Key{"user": user, "region key": region, "reply key": reply} {
+	access := counted(t, keystore.User, 0x80)
+	for what, k := range map[string]*keystore.Key{"user": user, "region key": region, "reply key": reply, "access key": access} {
 		if !regexp.MustCompile(`(?m)^\| ` + what + ` \|.*\| ` + "`" + k.Public() + "`" + ` \|$`).MatchString(doc) {
 			t.Errorf("the %s is not %s", what, k.Public())
 		}
@@ -231,6 +293,18 @@ func TestWorkedExample(t *testing.T) {
 	pub := must[nkeys.KeyPair](t)(nkeys.FromPublicKey(user.Public()))
 	if err := pub.Verify([]byte("herald/v1/auth.v1.issue\n"+string(body)), unbase64(t, strings.TrimPrefix(proof, "v1 "))); err != nil {
 		t.Errorf("the proof, by hand: %v", err)
+	}
+
+	byKey := []byte(block(t, doc, "**With an access key.**"))
+	if !strings.Contains(doc, strconv.Itoa(len(byKey))+" bytes with the other identity") {
+		t.Errorf("the body with an access key has %d bytes", len(byKey))
+	}
+	if r, err := wire.DecodeRequest(byKey); err != nil || r.Identity.Type != wire.ProofKey || r.Name != want.Name {
+		t.Errorf("the request with an access key: %+v %v", r, err)
+	}
+	both := block(t, doc, "Both signatures are over it:")
+	if ours := wire.HeaderProof + ": " + must[string](t)(wire.Prove(user, byKey)) + "\n" + wire.HeaderIdentity + ": " + must[string](t)(wire.Prove(access, byKey)); ours != both {
+		t.Errorf("the headers with an access key should be\n%s", ours)
 	}
 
 	plain := []byte(block(t, doc, "**A sealed answer.**"))

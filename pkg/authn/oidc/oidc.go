@@ -148,7 +148,7 @@ func (m *Method) Identify(ctx context.Context, e authn.Evidence) (authn.Who, err
 	}
 	p := (*m.providers.Load())[t.issuer]
 	if p == nil {
-		return authn.Who{}, refuse("auth.v1.info lists the providers of this platform", "the token is of a provider that this platform does not know",
+		return authn.Who{}, refuse("use a token of a provider that this platform knows: its operator can say which", "the token is of a provider that this platform does not know",
 			"no provider has the issuer %.200q", t.issuer)
 	}
 	who, err := p.identify(ctx, raw, t, e.Now)

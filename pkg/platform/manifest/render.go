@@ -68,6 +68,14 @@ func (r *renderer) entry(key string, v reflect.Value, t *typeOf, indent int) {
 	if v.Kind() == reflect.Pointer {
 		v, t = v.Elem(), t.elem
 	}
+	if lines, ok := pageOf(v); ok {
+		r.b.WriteString(" |\n")
+		for _, line := range lines {
+			r.indent(indent + 2)
+			r.b.WriteString(line + "\n")
+		}
+		return
+	}
 	if r.fits(v, t, indent+len(key)+2) {
 		r.b.WriteString(" " + flow(v, t) + "\n")
 		return
@@ -86,6 +94,25 @@ func (r *renderer) entry(key string, v reflect.Value, t *typeOf, indent int) {
 			r.entry(fd.key, fd.value, fd.typ, indent+2)
 		}
 	}
+}
+
+// pageOf gives the lines of a text of several, such as a certificate, if it reads the same
+// when it is written as lines.
+func pageOf(v reflect.Value) ([]string, bool) {
+	if v.Kind() != reflect.String {
+		return nil, false
+	}
+	text, ends := strings.CutSuffix(v.String(), "\n")
+	lines := strings.Split(text, "\n")
+	if !ends || len(lines) < 2 {
+		return nil, false
+	}
+	for _, line := range lines {
+		if line == "" || strings.TrimSpace(line) != line || strings.ContainsFunc(line, func(c rune) bool { return c < ' ' || c > '~' }) {
+			return nil, false
+		}
+	}
+	return lines, true
 }
 
 // item writes what stands behind "- ".

@@ -1,0 +1,382 @@
+package nscsetup
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/herald-nats/herald/internal/cli"
+	"github.com/herald-nats/herald/pkg/authn"
+	"github.com/herald-nats/herald/pkg/authn/oidc"
+	"github.com/herald-nats/herald/pkg/ident"
+	"github.com/herald-nats/herald/pkg/inspect"
+	"github.com/herald-nats/herald/pkg/ledger"
+	"github.com/herald-nats/herald/pkg/platform"
+	"github.com/herald-nats/herald/pkg/platform/manifest"
+	"github.com/herald-nats/herald/pkg/policy"
+	"github.com/herald-nats/herald/pkg/wire"
+)
+
+type replayOptions struct{ since, region string }
+
+func newReplay(g *globals) *cobra.Command {
+	var o replayOptions
+	c := &cobra.Command{
+		Use:   "replay FILE",
+		Short: "Say whose answer a changed platform.yaml would change",
+		Long: `replay holds a changed platform.yaml against what was issued, and lists whose answer
+would be another: who would be refused, and who would get another lifetime or other
+tags. Nothing is changed.
+
+It reads the records of all regions: who has a credential that has not ended, or, with
+--since, who was issued one since then. Each is decided once by the grants in force and
+once by those of the file, as when the credential is renewed: for the same role and name,
+with no lifetime asked for, and with the longest that it got. Who would be refused either
+way, such as the holder of an access key that was disabled since, is not listed.
+
+A renewal brings no token. Where a grant's conditions on groups or claims are changed, who
+came in by them has to log in again, and is listed as refused; what a login gives them
+then, 'nscsetup explain --token' says. What nobody was granted yet is in no record.
+
+Exit codes: 0 if nobody's would differ, 1 if somebody's would; 3 if the records of some
+region could not be read; 5 if no server could be reached; 8 if the file has mistakes.`,
+		Example: `  nscsetup replay new.yaml
+  nscsetup replay platform.yaml --since 24h
+  nscsetup replay new.yaml --region sfo --json`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error { return runReplay(cmd.Context(), g, o, args[0]) },
+	}
+	f := c.Flags()
+	f.StringVar(&o.since, "since", "", "what was issued in this `time`, such as 24h (default: what has not ended)")
+	f.StringVar(&o.region, "region", "", "only what this `region` issued")
+	return c
+}
+
+// replayed is what `replay --json` says.
+type replayed struct {
+	File   string         `json:"file"`
+	Since  string         `json:"since"`
+	Looked int            `json:"looked_at"` // identities, each with a role and a name
+	Differ []replayedRow  `json:"differ"`
+	Notes  []string       `json:"notes,omitempty"`
+	Behind []ident.Region `json:"behind,omitempty"` // whose records could not be read
+}
+
+// replayedRow is one whose answer would be another.
+type replayedRow struct {
+	Identity string         `json:"identity"`
+	Role     string         `json:"role"` // ACCOUNT/ROLE
+	Name     string         `json:"name"`
+	Before   replayedAnswer `json:"before"`
+	After    replayedAnswer `json:"after"`
+}
+
+// replayedAnswer is what somebody gets: the role and the name are those that were asked
+// for, or it is refused.
+type replayedAnswer struct {
+	Granted  bool      `json:"granted"`
+	Code     wire.Code `json:"code,omitempty"`     // of a refusal
+	Lifetime int64     `json:"lifetime,omitempty"` // seconds
+	Tags     []string  `json:"tags,omitempty"`
+}
+
+func (a replayedAnswer) equal(b replayedAnswer) bool {
+	return a.Granted == b.Granted && a.Code == b.Code && a.Lifetime == b.Lifetime && slices.Equal(a.Tags, b.Tags)
+}
+
+// say is an answer for people, with those of its tags that the other has not.
+func (a replayedAnswer) say(other replayedAnswer) string {
+	if !a.Granted {
+		return "refused: " + string(a.Code)
+	}
+	s := "for " + seconds(a.Lifetime)
+	var own []string
+	for _, tag := range a.Tags {
+		if other.Granted && !slices.Contains(other.Tags, tag) {
+			own = append(own, tag)
+		}
+	}
+	if len(own) > 0 {
+		s += ", with " + strings.Join(own, ", ")
+	}
+	return s
+}
+
+// holding is what somebody was issued, as often as that was.
+type holding struct {
+	identity ident.Identity
+	account  ident.AccountKey
+	role     ident.Label
+	name     ident.Name
+}
+
+func runReplay(ctx context.Context, g *globals, o replayOptions, path string) error {
+	p, err := g.look()
+	if err != nil {
+		return err
+	}
+	next, err := g.changed(p, path)
+	if err != nil {
+		return err
+	}
+	now := time.Now()
+	// Nobody has a credential for longer than policy lets anybody have one.
+	since := now.Add(-max(p.Full.Policy.Longest(), 24*time.Hour))
+	if o.since != "" {
+		d, err := manifest.ParseDuration(o.since)
+		if err != nil {
+			return cli.Errorf(cli.Usage, "write it as 24h or 7d", "--since: %w", err)
+		}
+		since = now.Add(-time.Duration(d))
+	}
+	var only ident.Region
+	if o.region != "" {
+		if only, err = known(p, o.region); err != nil {
+			return err
+		}
+	}
+	r, err := g.reader(ctx, p, only)
+	if err != nil {
+		return err
+	}
+	defer r.close()
+	out := replayed{File: path, Since: since.UTC().Format(time.RFC3339), Differ: []replayedRow{}}
+	holders, err := out.holders(ctx, r, p, only, since, func(rec ledger.Record) bool {
+		if o.since != "" {
+			return rec.Issued >= since.Unix()
+		}
+		return rec.Expires > now.Unix()
+	})
+	if err != nil {
+		return err
+	}
+	proofs, err := r.proofs(ctx)
+	if err != nil {
+		return err
+	}
+	names := map[ident.AccountKey]ident.Label{}
+	for _, a := range p.Document.Accounts {
+		names[a.Key] = a.Name
+	}
+	if err := out.decide(ctx, holders, names, proofs, inForce(p), next, now); err != nil {
+		return err
+	}
+	if err := g.printReplayed(out); err != nil {
+		return err
+	}
+	if err := r.verdict(); err != nil {
+		return err
+	}
+	switch {
+	case len(out.Behind) > 0:
+		return cli.Errorf(cli.Partial, "are that region's servers up? what the others have is shown", "the records of %s could not be read", join(out.Behind))
+	case len(out.Differ) > 0:
+		return cli.Silent(cli.Failed)
+	}
+	return nil
+}
+
+// changed are the terms of a platform file that may come into force.
+func (g *globals) changed(p *platform.Platform, path string) (terms, error) {
+	info, err := os.Stat(path)
+	if err == nil && !info.Mode().IsRegular() {
+		return terms{}, cli.Errorf(cli.Config, "name a changed platform.yaml", "%s is no file", path)
+	}
+	var data []byte
+	if err == nil {
+		data, err = os.ReadFile(path) // #nosec G304 -- the file that the user named
+	}
+	if err != nil {
+		return terms{}, fmt.Errorf("reading the changed platform file: %w", err)
+	}
+	f, err := manifest.Parse(path, data)
+	var problems manifest.Problems
+	if errors.As(err, &problems) {
+		if len(problems) == 1 {
+			return terms{}, cli.Errorf(cli.Config, problems[0].Hint, "%w", err)
+		}
+		for _, problem := range problems {
+			if perr := cli.Print(g.Err, "%s\n    %s\n", cli.Line(problem.String()), cli.Line(problem.Hint)); perr != nil {
+				return terms{}, perr
+			}
+		}
+		return terms{}, cli.Errorf(cli.Config, "correct it at the lines above", "%s has %d problems: %w", path, len(problems), manifest.ErrInvalid)
+	}
+	if err != nil {
+		return terms{}, err
+	}
+	if f.Name.String() != p.Document.Name {
+		return terms{}, cli.Errorf(cli.Config, "name a changed platform.yaml of this platform", "%s is of the platform %s, and this folder is of %s", path, f.Name, p.Document.Name)
+	}
+	return termsOf(f, path)
+}
+
+// holders are who has what, each with the record of it that was issued last; its life is
+// the longest of all. What was revoked, or whose holder is suspended, is not renewed
+// whatever the grants say, and left out.
+func (out *replayed) holders(ctx context.Context, r *reader, p *platform.Platform, only ident.Region, since time.Time, counts func(ledger.Record) bool) (map[holding]ledger.Record, error) {
+	denials, err := r.denials(ctx)
+	if err != nil {
+		return nil, err
+	}
+	last := map[holding]ledger.Record{}
+	var unread error
+	for _, region := range p.Document.Regions {
+		if !only.IsZero() && region.Name != only {
+			continue
+		}
+		err := r.records(ctx, region.Name, since, func(rec ledger.Record) {
+			if !counts(rec) || denials.RevokedBefore(rec.Account, rec.User) >= rec.Issued {
+				return
+			}
+			if _, suspended := denials.Denied(rec.Identity, rec.Account, rec.User); suspended {
+				return
+			}
+			h := holding{rec.Identity, rec.Account, rec.Role, rec.Name}
+			have, ok := last[h]
+			life := max(rec.Expires-rec.Issued, have.Expires-have.Issued)
+			if !ok || rec.Issued >= have.Issued {
+				have = rec
+			}
+			have.Expires = have.Issued + life
+			last[h] = have
+		})
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil, err
+			}
+			unread = err
+			out.Behind = append(out.Behind, region.Name)
+		}
+	}
+	if len(last) == 0 && unread != nil {
+		return nil, unread // nothing is known
+	}
+	return last, nil
+}
+
+// proofs are the access keys and invitations that a region knows.
+func (r *reader) proofs(ctx context.Context) (*ledger.Projection, error) {
+	known := ledger.NewProjection(nil)
+	for _, k := range []ledger.Kind{ledger.KindAccessKey, ledger.KindInvite} {
+		if err := r.entries(ctx, k, func(e ledger.Entry) { known.Apply(e) }); err != nil {
+			return nil, err
+		}
+	}
+	return known, nil
+}
+
+// decide holds each against both terms. accounts are the names of those in force.
+func (out *replayed) decide(ctx context.Context, holders map[holding]ledger.Record, accounts map[ident.AccountKey]ident.Label, proofs *ledger.Projection, before, after terms, now time.Time) error {
+	was, is := newRenewals(before, proofs), newRenewals(after, proofs)
+	defer was.close()
+	defer is.close()
+	gone := 0
+	for h, rec := range holders {
+		account, ok := accounts[h.account]
+		if !ok {
+			gone++ // the account is no more, and with it what is renewed in it
+			continue
+		}
+		out.Looked++
+		for _, ttl := range []time.Duration{0, time.Duration(rec.Expires-rec.Issued) * time.Second} {
+			wish := policy.Wish{Account: account, Role: h.role, Name: h.name, TTL: ttl}
+			a, err := was.answer(ctx, rec, wish, now)
+			if err != nil {
+				return err
+			}
+			b, err := is.answer(ctx, rec, wish, now)
+			if err != nil {
+				return err
+			}
+			if !a.equal(b) {
+				out.Differ = append(out.Differ, replayedRow{inspect.Clean(h.identity.String()), account.String() + "/" + h.role.String(), h.name.String(), a, b})
+				break
+			}
+		}
+	}
+	slices.SortFunc(out.Differ, func(a, b replayedRow) int {
+		return cmp.Or(cmp.Compare(a.Identity, b.Identity), cmp.Compare(a.Role, b.Role), cmp.Compare(a.Name, b.Name))
+	})
+	if gone > 0 {
+		out.Notes = append(out.Notes, fmt.Sprintf("%d are of accounts that are no more, and are left out", gone))
+	}
+	if a, b := before.policy.LongestSession(), after.policy.LongestSession(); a != b {
+		out.Notes = append(out.Notes, fmt.Sprintf("for everybody: a proof is needed again after %s, and not after %s", manifest.Duration(b), manifest.Duration(a)))
+	}
+	return nil
+}
+
+// renewals decides about renewals as issuers do that go by some terms.
+type renewals struct {
+	terms
+	methods authn.Methods
+	logins  *oidc.Method
+}
+
+func newRenewals(t terms, proofs *ledger.Projection) *renewals {
+	logins := oidc.New(t.providers, oidc.Options{})
+	return &renewals{t, authn.Methods{
+		authn.Open{},
+		logins,
+		authn.Invites{Redeemed: proofs.Redeemed},
+		authn.AccessKeys{Find: func(id ident.KeyID) (authn.KeyRecord, bool) {
+			k, ok := proofs.AccessKey(id)
+			k.Networks = nil // where from somebody asked is in no record
+			return k, ok
+		}},
+	}, logins}
+}
+
+func (r *renewals) close() { r.logins.Close() }
+
+// answer is what somebody gets who was issued rec.
+func (r *renewals) answer(ctx context.Context, rec ledger.Record, w policy.Wish, now time.Time) (replayedAnswer, error) {
+	who, err := r.methods.Again(ctx, authn.Renewal{Identity: rec.Identity, User: rec.User, Now: now})
+	var told *wire.Error
+	if errors.As(err, &told) {
+		return replayedAnswer{Code: told.Code}, nil
+	}
+	if err != nil {
+		return replayedAnswer{}, err
+	}
+	who.Provider = rec.Identity.Provider()
+	g, told := r.grants.Decide(policy.Asker{Who: who, Met: rec.Met}, w, now)
+	if told != nil {
+		return replayedAnswer{Code: told.Code}, nil
+	}
+	tags := slices.DeleteFunc(cleaned(g.Tags), func(tag string) bool {
+		return strings.HasPrefix(tag, "met:") // by which renewals know conditions again, and nothing else
+	})
+	slices.Sort(tags)
+	return replayedAnswer{
+		Granted: true, Lifetime: int64(g.TTL / time.Second), Tags: tags,
+	}, nil
+}
+
+func (g *globals) printReplayed(out replayed) error {
+	if g.json {
+		return cli.JSON(g.Out, out)
+	}
+	if len(out.Differ) > 0 {
+		rows := [][]string{{"IDENTITY", "ROLE", "NAME", "BEFORE", "AFTER"}}
+		for _, d := range out.Differ {
+			rows = append(rows, []string{d.Identity, d.Role, or(d.Name), inspect.Clean(d.Before.say(d.After)), inspect.Clean(d.After.say(d.Before))})
+		}
+		if err := cli.Table(g.Out, rows); err != nil {
+			return err
+		}
+	}
+	text := fmt.Sprintf("%d of %d answers would differ\n", len(out.Differ), out.Looked)
+	for _, n := range out.Notes {
+		text += inspect.Clean(n) + "\n"
+	}
+	return cli.Print(g.Out, "%s", text)
+}

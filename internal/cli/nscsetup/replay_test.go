@@ -1,0 +1,149 @@
+package nscsetup
+
+import (
+	"bytes"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/herald-nats/herald/internal/cli"
+	"github.com/herald-nats/herald/pkg/authn"
+	"github.com/herald-nats/herald/pkg/ident"
+	"github.com/herald-nats/herald/pkg/keystore"
+	"github.com/herald-nats/herald/pkg/ledger"
+)
+
+// replays holds records against grants before and after, and gives each row as people
+// read it.
+type replays struct {
+	*testing.T
+	account ident.AccountKey
+	proofs  *ledger.Projection
+	now     time.Time
+	holders map[holding]ledger.Record
+}
+
+func (r replays) issued(identity, role, met string, life time.Duration) {
+	r.Helper()
+	rec := ledger.Record{
+		Identity: parse(r.T, ident.ParseIdentity, identity), User: userKey(r.T), Account: r.account, Role: labelOf(r.T, role),
+		Name: parse(r.T, ident.ParseName, "somebody"), Issued: r.now.Unix(), Expires: r.now.Add(life).Unix(), Met: met,
+	}
+	r.holders[holding{rec.Identity, rec.Account, rec.Role, rec.Name}] = rec
+}
+
+func (r replays) held(before, after terms) (replayed, string) {
+	r.Helper()
+	var out replayed
+	names := map[ident.AccountKey]ident.Label{r.account: labelOf(r.T, "ORDERS")}
+	if err := out.decide(r.Context(), r.holders, names, r.proofs, before, after, r.now); err != nil {
+		r.Fatal(err)
+	}
+	var text bytes.Buffer
+	if err := (&globals{IO: cli.IO{Out: &text}}).printReplayed(out); err != nil {
+		r.Fatal(err)
+	}
+	var lines []string
+	for line := range strings.Lines(text.String()) {
+		lines = append(lines, strings.Join(strings.Fields(line), " "))
+	}
+	return out, strings.Join(lines, "\n")
+}
+
+func newReplays(t *testing.T) replays {
+	t.Helper()
+	return replays{
+		t, accountKey(t),
+		ledger.NewProjection(nil), time.Now(),
+		map[holding]ledger.Record{},
+	}
+}
+
+func accountKey(t *testing.T) ident.AccountKey {
+	t.Helper()
+	k, err := keystore.Generate(keystore.Account)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return parse(t, ident.ParseAccountKey, k.Public())
+}
+
+func (r replays) key(id string, change func(*ledger.AccessKey)) {
+	r.Helper()
+	a := ledger.AccessKey{Public: userKey(r.T), Owner: "tests", Grants: []authn.Granted{{Account: labelOf(r.T, "ORDERS"), Role: labelOf(r.T, "service")}}}
+	if change != nil {
+		change(&a)
+	}
+	r.proofs.Apply(ledger.Entry{Key: ledger.AccessKeyKey(parse(r.T, ident.ParseKeyID, id)), Version: 1, Body: a})
+}
+
+// TestReplay: what renewals would be told, before and after, in each of the ways in which
+// it can differ or stay as it is.
+func TestReplay(t *testing.T) {
+	const good, off, near, gone = "HKAAAAAAAAAAAAAAAAAA", "HKBBBBBBBBBBBBBBBBBB", "HKCCCCCCCCCCCCCCCCCC", "HKDDDDDDDDDDDDDDDDDD"
+	const keys = "  - {to: key, account: ORDERS, role: service, lifetime: 1h}\n"
+	const ops = "  - {to: oidc, provider: corp, groups: [ops], account: ORDERS, role: service}\n"
+	r := newReplays(t)
+	r.key(good, nil)
+	r.key(off, func(a *ledger.AccessKey) { a.Disabled = true })
+	r.key(near, func(a *ledger.AccessKey) { a.Networks = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")} })
+	for _, id := range []string{good, off, near, gone} {
+		r.issued("key:"+id, "service", "", time.Hour)
+	}
+	before := termsAt(t, keys+ops)
+	r.issued("oidc:corp:alice", "service", before.policy.Offers[1].Sum(), time.Hour)
+
+	t.Run("the same", func(t *testing.T) {
+		if out, text := r.held(before, before); len(out.Differ) != 0 || out.Looked != 5 || text != "0 of 5 answers would differ" {
+			t.Error(text)
+		}
+	})
+	t.Run("no grant any more", func(t *testing.T) {
+		// Neither a disabled key nor one that was removed is told anything new; where a key is
+		// used from is not asked.
+		want := `IDENTITY ROLE NAME BEFORE AFTER
+key:HKAAAAAAAAAAAAAAAAAA ORDERS/service somebody for 1h refused: no_grant
+key:HKCCCCCCCCCCCCCCCCCC ORDERS/service somebody for 1h refused: no_grant
+2 of 5 answers would differ`
+		if _, text := r.held(before, termsAt(t, ops)); text != want {
+			t.Errorf("%s\nwant\n%s", text, want)
+		}
+	})
+	t.Run("other conditions", func(t *testing.T) {
+		_, text := r.held(before, termsAt(t, keys+strings.Replace(ops, "[ops]", "[ops, admins]", 1)))
+		if !strings.Contains(text, "oidc:corp:alice ORDERS/service somebody for 1h refused: no_grant\n1 of 5 answers") {
+			t.Error(text)
+		}
+	})
+	t.Run("the provider is gone", func(t *testing.T) {
+		after := before
+		after.providers = nil
+		if _, text := r.held(before, after); !strings.Contains(text, "oidc:corp:alice ORDERS/service somebody for 1h refused: bad_identity\n1 of 5 answers") {
+			t.Error(text)
+		}
+	})
+	t.Run("a grant to one, with tags", func(t *testing.T) {
+		_, text := r.held(before, termsAt(t, keys+ops+"  - {to: \"oidc:corp:alice\", account: ORDERS, role: service, tags: [\"team:a\"]}\n"))
+		if !strings.Contains(text, "oidc:corp:alice ORDERS/service somebody for 1h for 1h, with team:a\n1 of 5 answers") {
+			t.Error(text)
+		}
+	})
+	t.Run("less than was asked for", func(t *testing.T) {
+		longer := newReplays(t)
+		longer.key(good, nil)
+		longer.issued("key:"+good, "service", "", 8*time.Hour)
+		after := termsAt(t, strings.Replace(keys, "lifetime: 1h", "lifetime: 1h, longest: 2h", 1))
+		if _, text := longer.held(before, after); !strings.Contains(text, "somebody for 8h for 2h\n1 of 1 answers") {
+			t.Error(text)
+		}
+	})
+	t.Run("an account that is no more", func(t *testing.T) {
+		other := newReplays(t)
+		other.issued("key:"+good, "service", "", time.Hour)
+		other.account = accountKey(t)
+		if out, text := other.held(before, termsAt(t, ops)); out.Looked != 0 || !strings.Contains(text, "1 are of accounts that are no more") {
+			t.Error(text)
+		}
+	})
+}
