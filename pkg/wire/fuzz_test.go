@@ -36,7 +36,11 @@ func readable(t *testing.T, e *wire.Error) {
 func FuzzDecodeRequest(f *testing.F) {
 	b := must[[]byte](f)(full(f, fixed(f, keystore.User, 1), fixed(f, keystore.Curve, 2)).Encode())
 	shapes(f, string(b), strings.Replace(string(b), "alice", "Alice", 1), strings.Replace(string(b), "open", "oidc", 1),
-		strings.Replace(string(b), "time", "Time", 1), string(b)+" ", string(b)+"x")
+		strings.Replace(string(b), "time", "Time", 1), string(b)+" ", string(b)+"x",
+		strings.Replace(string(b), `{"type":"open"}`, `{"type":"oidc","token":"a.b-_.c"}`, 1),
+		strings.Replace(string(b), `{"type":"open"}`, `{"type":"invite","code":"HI-7K3M"}`, 1),
+		strings.Replace(string(b), `{"type":"open"}`, `{"type":"access_key","key_id":"HKABCDEFGHIJKLMNOPQR"}`, 1),
+		strings.Replace(string(b), `{"type":"open"}`, `{"type":"access_key","key_id":"HK<&>"}`, 1))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		r, err := wire.DecodeRequest(data)
 		if err != nil {
