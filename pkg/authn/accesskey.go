@@ -17,6 +17,9 @@ type KeyRecord struct {
 	Expires  time.Time     // zero: never
 	Networks []netip.Prefix
 	Disabled bool
+	// Since is from when its present secret is the one; zero: always. What was proved by an
+	// earlier one shows nothing any more.
+	Since time.Time
 }
 
 // AccessKeys believes whoever signs the request with an access key of the platform, from
@@ -62,6 +65,10 @@ func (m AccessKeys) Again(_ context.Context, r Renewal) (Who, error) {
 	}
 	if !ok {
 		return Who{}, refused(wire.Errorf(wire.BadIdentity, "ask for a new access key", "your access key is not there any more"), "%s is not known", r.Identity)
+	}
+	if r.Proven.Before(k.Since) {
+		return Who{}, refused(wire.Errorf(wire.Expired, "ask auth.v1.issue with the key's present secret", "your access key has another secret since"),
+			"access key %s has another secret since %s", id, k.Since.UTC().Format(time.DateTime))
 	}
 	return m.who(id, k, r.Host, r.Now)
 }

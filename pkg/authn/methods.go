@@ -16,6 +16,7 @@ type Renewal struct {
 	Identity ident.Identity
 	User     ident.UserKey
 	Host     netip.Addr // as in Evidence
+	Proven   time.Time  // when the identity was proved, to the second
 	Now      time.Time
 }
 

@@ -204,7 +204,7 @@ func (p *Platform) issue(ctx context.Context, nc *nats.Conn, key *keystore.Key, 
 				if err := refusal(m, data); err != nil {
 					return Credential{}, err
 				}
-				return p.accept(data, user, w.Name)
+				return p.accept(data, user, w)
 			})
 			return err
 		})
@@ -306,8 +306,9 @@ func refusal(m *nats.Msg, body []byte) error {
 }
 
 // accept verifies the JWT in an answer: for our nkey, by a role key of this
-// platform, for the name that was asked for.
-func (p *Platform) accept(data []byte, key ident.UserKey, name ident.Name) (Credential, error) {
+// platform, for the account, role and name that were asked for: a stolen issuer of one role
+// may answer first, and its users might be anywhere.
+func (p *Platform) accept(data []byte, key ident.UserKey, w Wish) (Credential, error) {
 	a, err := wire.DecodeAnswer(data)
 	if err != nil {
 		return Credential{}, err
@@ -319,8 +320,9 @@ func (p *Platform) accept(data []byte, key ident.UserKey, name ident.Name) (Cred
 	if err != nil {
 		return Credential{}, err
 	}
-	if u.Key != key || (!name.IsZero() && u.Name != name) || u.Expires.Unix() != a.Expires {
-		return Credential{}, fmt.Errorf("the credential is for %s (%s): %w", u.Name, u.Key, trust.ErrUntrusted)
+	if u.Key != key || (!w.Name.IsZero() && u.Name != w.Name) || (!w.Account.IsZero() && u.Account != w.Account) ||
+		(!w.Role.IsZero() && u.Role != w.Role) || u.Expires.Unix() != a.Expires {
+		return Credential{}, fmt.Errorf("the credential is for %s (%s) of %s/%s: %w", u.Name, u.Key, u.Account, u.Role, trust.ErrUntrusted)
 	}
 	life := u.Expires.Sub(u.IssuedAt)
 	if life <= 0 {

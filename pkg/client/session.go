@@ -92,7 +92,14 @@ func (s *Session) cached(now time.Time) bool {
 		return false
 	}
 	u, err := s.Platform().Document.VerifyUser(s.cfg.Cached, now)
-	if err != nil || u.Key != s.user || u.Name != s.cfg.Wish.Name || u.Expires.Sub(now) < cachedLeft {
+	w := s.cfg.Wish
+	if err != nil || u.Key != s.user || u.Name != w.Name || u.Expires.Sub(now) < cachedLeft {
+		return false
+	}
+	// One for something else, or by less of a proof than there is now, is not what is wished.
+	_, open := w.Identity.(Open)
+	if !w.Account.IsZero() && u.Account != w.Account || !w.Role.IsZero() && u.Role != w.Role ||
+		w.Identity != nil && !open && u.Identity.Kind() == ident.KindOpen {
 		return false
 	}
 	life := u.Expires.Sub(u.IssuedAt)
@@ -296,7 +303,7 @@ func (s *Session) renew(ctx context.Context, c Credential) (Credential, error) {
 	ctx, cancel := context.WithTimeout(ctx, renewWait)
 	defer cancel()
 	if s.Conn.IsConnected() && s.cfg.Platform.now().Before(c.Expires) {
-		next, err := s.renewInside(ctx)
+		next, err := s.renewInside(ctx, c)
 		var refused *wire.Error
 		if err == nil || !errors.As(err, &refused) {
 			return next, err
@@ -307,7 +314,7 @@ func (s *Session) renew(ctx context.Context, c Credential) (Credential, error) {
 
 // renewInside asks auth.v1.renew on the connection itself: the server tells the
 // issuer who asks.
-func (s *Session) renewInside(ctx context.Context) (Credential, error) {
+func (s *Session) renewInside(ctx context.Context, c Credential) (Credential, error) {
 	began := time.Now()
 	var next Credential
 	build := func() (*nats.Msg, error) {
@@ -321,7 +328,8 @@ func (s *Session) renewInside(ctx context.Context) (Credential, error) {
 			if err := refusal(m, m.Data); err != nil {
 				return Credential{}, err
 			}
-			return p.accept(m.Data, s.user, s.cfg.Wish.Name)
+			// Of the same account, role and name: it is renewed, and not another.
+			return p.accept(m.Data, s.user, Wish{Name: c.User.Name, Account: c.User.Account, Role: c.User.Role})
 		})
 		return err
 	})

@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -129,6 +130,20 @@ func (r NameRules) claim(cur *Entry, c Claim, now time.Time) (*draft, error) {
 // that is there. ErrTaken, ErrResting, ErrDamaged, ErrConflict, ErrUnavailable.
 func (d *Decider) Claim(ctx context.Context, c Claim, now time.Time) (Entry, error) {
 	return d.decide(ctx, NameKey(c.Name), func(cur *Entry) (*draft, error) { return d.Rules.claim(cur, c, now) })
+}
+
+// Free tells whether an identity may have a name, as the leader of the store has it: nil,
+// ErrTaken or ErrResting.
+func (d *Decider) Free(ctx context.Context, name ident.Name, id ident.Identity, now time.Time) error {
+	cur, _, err := d.get(ctx, NameKey(name))
+	if err != nil || cur == nil {
+		return err
+	}
+	n, _ := cur.Body.(Name)
+	if err := d.Rules.HeldBy(n, cur.Denies, id, now); err != nil && !errors.Is(err, ErrNotFound) {
+		return err
+	}
+	return nil
 }
 
 // Refresh keeps an open name for its holder, who has a credential until expires. It

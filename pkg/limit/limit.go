@@ -3,6 +3,7 @@
 package limit
 
 import (
+	"net/netip"
 	"sync"
 	"time"
 
@@ -59,6 +60,23 @@ func (s *Sources) Take(id string, now time.Time) time.Duration {
 		res.CancelAt(now)
 	}
 	return d
+}
+
+// Host is a client's address as a source: of IPv6 the network that one customer has, in
+// which they may choose any address.
+func Host(addr string) string {
+	a, err := netip.ParseAddr(addr)
+	if err != nil {
+		return addr
+	}
+	if a = a.Unmap().WithZone(""); a.Is4() {
+		return a.String()
+	}
+	p, err := a.Prefix(64)
+	if err != nil {
+		return a.String()
+	}
+	return p.String()
 }
 
 // Len is how many sources are remembered.

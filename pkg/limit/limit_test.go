@@ -58,6 +58,16 @@ func TestManySources(t *testing.T) {
 	}
 }
 
+func TestHost(t *testing.T) {
+	for addr, want := range map[string]string{
+		"192.0.2.7": "192.0.2.7", "::ffff:192.0.2.7": "192.0.2.7", "2001:db8:1:2:3:4:5:6": "2001:db8:1:2::/64", "fe80::1%eth0": "fe80::/64", "": "", "x": "x",
+	} {
+		if got := limit.Host(addr); got != want {
+			t.Errorf("%q: %s, and not %s", addr, got, want)
+		}
+	}
+}
+
 func BenchmarkTake(b *testing.B) {
 	now := time.Unix(1790000000, 0)
 	s := limit.New(limit.Always(limit.Rate{Burst: 1 << 30, PerSecond: 1}))

@@ -353,9 +353,7 @@ func (o *Offer) grant(a Asker, w Wish, sum string, now time.Time) (Grant, *wire.
 func (o *Offer) name(a Asker, w Wish) (ident.Name, *wire.Error) {
 	name := o.Name
 	if name.IsZero() {
-		if i := slices.IndexFunc(a.Granted, o.is); i >= 0 {
-			name = a.Granted[i].Name
-		}
+		name = o.granted(a.Granted, w.Name)
 	}
 	if name.IsZero() {
 		name = a.Name
@@ -369,6 +367,22 @@ func (o *Offer) name(a Asker, w Wish) (ident.Name, *wire.Error) {
 		return name, wire.Errorf(wire.BadName, "ask without a name", "your name here is %s, and no other", name)
 	}
 	return name, nil
+}
+
+// granted is the name that goes with what a proof is for. It may be for the role several
+// times: then it is the name that is asked for, if one of them gives it or any.
+func (o *Offer) granted(all []authn.Granted, wish ident.Name) ident.Name {
+	var first ident.Name
+	for _, g := range all {
+		switch {
+		case !o.is(g):
+		case g.Name == wish, g.Name.IsZero():
+			return g.Name
+		case first.IsZero():
+			first = g.Name
+		}
+	}
+	return first
 }
 
 // ownTags are the tags by which services know an identity again; see trust.User.

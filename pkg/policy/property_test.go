@@ -365,6 +365,17 @@ func TestNamesAndEnds(t *testing.T) {
 			t.Errorf("%s: %s %s", tc.what, g.Name, code)
 		}
 	}
+	// Who came with several invitations has the name that they were given with one of them.
+	several := with("first")
+	second := role
+	second.Name = name("second")
+	several.Granted = append(several.Granted, second)
+	for wish, want := range map[string]string{"first": "first", "second": "second", "third": ""} {
+		g, _ := decide(policy.Policy{Offers: []policy.Offer{offer}}, several, policy.Wish{Name: name(wish)})
+		if g.Name.String() != want {
+			t.Errorf("with two invitations %s is %s", wish, g.Name)
+		}
+	}
 	for left, want := range map[time.Duration]time.Duration{
 		2 * time.Hour: time.Hour, 10 * time.Minute: 10 * time.Minute, time.Second: time.Second, time.Second - 1: 0, 0: 0, -time.Hour: 0,
 	} {

@@ -19,5 +19,5 @@ const (
 
 // NewHomeVia asks home by a function instead of over a connection.
 func NewHomeVia(home func(ctx context.Context, subj string, data []byte) (*nats.Msg, error), p *ledger.Projection, o ledger.Opener) *Home {
-	return &Home{home: home, projection: p, opener: o}
+	return &Home{home: home, projection: p, opener: o, asking: make(chan struct{}, maxAsking)}
 }

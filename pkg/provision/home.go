@@ -33,7 +33,12 @@ type Home struct {
 	home       func(ctx context.Context, subj string, data []byte) (*nats.Msg, error)
 	projection *ledger.Projection
 	opener     ledger.Opener
+	asking     chan struct{} // who waits for home
 }
+
+// maxAsking bounds how many wait for home at once: where it does not answer, the others are
+// told at once, and go on with what needs no home.
+const maxAsking = 128
 
 var _ Decider = (*Home)(nil)
 
@@ -42,7 +47,7 @@ func NewHome(nc *nats.Conn, p *ledger.Projection, o ledger.Opener) *Home {
 	home := func(ctx context.Context, subj string, data []byte) (*nats.Msg, error) {
 		return nc.RequestWithContext(ctx, subj, data)
 	}
-	return &Home{home: home, projection: p, opener: o}
+	return &Home{home: home, projection: p, opener: o, asking: make(chan struct{}, maxAsking)}
 }
 
 // Claim implements Decider.
@@ -110,6 +115,12 @@ func told(name ident.Name, err error) error {
 // ask has home decide, passing on the client's own signed request. away and still are what
 // is said if home does not answer.
 func (n *Home) ask(ctx context.Context, subj string, claim wire.Claim, away, still string) (*nats.Msg, error) {
+	select {
+	case n.asking <- struct{}{}:
+		defer func() { <-n.asking }()
+	default:
+		return nil, unavailable("too many wait for the home region")
+	}
 	ctx, cancel := context.WithTimeout(ctx, homeWait)
 	defer cancel()
 	data, err := json.Marshal(claim)

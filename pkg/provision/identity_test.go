@@ -189,6 +189,8 @@ func TestAccessKey(t *testing.T) {
 		{"for this role", func(a *ledger.AccessKey) {
 			a.Grants = []authn.Granted{{Account: label(platform.ChatIn), Role: label(platform.RoleMember)}}
 		}, ""},
+		{"with another secret since", func(a *ledger.AccessKey) { a.Rotated = b.now.Unix() + 1 }, wire.Expired},
+		{"with another secret before", func(a *ledger.AccessKey) { a.Rotated = b.now.Unix() - 100 }, ""},
 		{"at its end", func(a *ledger.AccessKey) { a.Expires = b.now.Unix() }, wire.Expired},
 	} {
 		b.putKey(id, uint64(i)+2, c.change)

@@ -70,8 +70,37 @@ type Service struct {
 	methods authn.Methods
 	// What may be asked: from one host for credentials, and by one identity for them and for
 	// renewals, each apart from the others.
-	hosts, identities, renewers *limit.Sources
+	hosts, lookers, members     *limit.Sources // by host: for credentials, information, renewals
+	identities, renewers, users *limit.Sources
 	renewals                    issuer.Renewals
+	limited                     limitedLog
+}
+
+// perUser is how often one user may ask for renewal, whatever its identity may.
+const (
+	perUserBurst  = 30
+	perUserSecond = 1
+)
+
+// limitedLog counts those who were refused for asking too much: a line for each would be a
+// second flood.
+type limitedLog struct {
+	mu    sync.Mutex
+	count int
+	last  time.Time
+}
+
+// one counts one more, and gives how many there were once a second.
+func (l *limitedLog) one(now time.Time) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.count++
+	if now.Sub(l.last) < time.Second {
+		return 0
+	}
+	n := l.count
+	l.count, l.last = 0, now
+	return n
 }
 
 // RecordTaker takes note of what was issued; see Recorder.
@@ -85,7 +114,10 @@ func New(c Config) *Service {
 	s := &Service{Config: c, replays: newReplays()}
 	s.methods = append(authn.Methods{authn.Open{}, authn.AccessKeys{Find: c.Ledger.AccessKey}, authn.Invites{Redeem: s.redeem, Redeemed: c.Ledger.Redeemed}}, c.Methods...)
 	s.terms.Store(&terms{})
-	s.hosts = limit.New(func() limit.Rate { return s.rate(policy.Policy.Host) })
+	for _, by := range []**limit.Sources{&s.hosts, &s.lookers, &s.members} {
+		*by = limit.New(func() limit.Rate { return s.rate(policy.Policy.Host) })
+	}
+	s.users = limit.New(limit.Always(limit.Rate{Burst: perUserBurst, PerSecond: perUserSecond}))
 	s.identities = limit.New(func() limit.Rate { return s.rate(policy.Policy.Each) })
 	s.renewers = limit.New(func() limit.Rate { return s.rate(policy.Policy.Each) })
 	return s
@@ -99,6 +131,16 @@ func (s *Service) rate(of func(policy.Policy) policy.Rate) limit.Rate {
 	}
 	r := of(p)
 	return limit.Rate{Burst: r.Burst, PerSecond: float64(r.PerMinute) / 60}
+}
+
+// from refuses what is one too many from a host, as the server says, before anything is
+// verified.
+func (s *Service) from(by *limit.Sources, r endpoint.Request) *wire.Error {
+	info, err := wire.DecodeRequestInfo(r.Header[wire.HeaderInfo])
+	if err != nil || info.Host == "" {
+		return nil // who asks is not believed, which is found out next
+	}
+	return s.take(by, limit.Host(info.Host), "from where you are")
 }
 
 // longestWait is the longest that anybody is told to wait; see wire.DecodeError.
@@ -156,6 +198,9 @@ func (s *Service) MemberEndpoints() []endpoint.Endpoint {
 // Info answers auth.v1.info.
 func (s *Service) Info(_ context.Context, r endpoint.Request) endpoint.Response {
 	t := s.terms.Load()
+	if werr := s.from(s.lookers, r); werr != nil {
+		return s.refuse(r, "info", ident.SealKey{}, werr)
+	}
 	if _, _, err := s.caller(t, r, slices.Concat(s.Guests, t.members)...); err != nil {
 		return s.refuse(r, "info", ident.SealKey{}, err)
 	}
@@ -199,15 +244,12 @@ func (s *Service) open(t *terms, r endpoint.Request) (authn.Evidence, error) {
 	if len(r.Body) > wire.MaxRequest {
 		return none, wire.Errorf(wire.TooLarge, "send at most 16 KiB", "the request has %d bytes", len(r.Body))
 	}
+	if werr := s.from(s.hosts, r); werr != nil {
+		return none, werr
+	}
 	_, info, err := s.caller(t, r, s.Guests...)
 	if err != nil {
 		return none, err
-	}
-	// Before any of the work that the request itself asks for.
-	if info.Host != "" {
-		if werr := s.take(s.hosts, info.Host, "from where you are"); werr != nil {
-			return none, werr
-		}
 	}
 	body := r.Body
 	if by := r.Header[wire.HeaderSealed]; len(by) > 0 {
@@ -306,6 +348,9 @@ func (s *Service) mint(t *terms, g policy.Grant, account ident.AccountKey, user 
 // Renew answers auth.v1.renew: for the nkey that asks, as the server names it.
 func (s *Service) Renew(ctx context.Context, r endpoint.Request) endpoint.Response {
 	t := s.terms.Load()
+	if werr := s.from(s.members, r); werr != nil {
+		return s.refuse(r, "renew", ident.SealKey{}, werr)
+	}
 	u, info, err := s.caller(t, r, t.members...)
 	if err != nil {
 		return s.refuse(r, "renew", ident.SealKey{}, err)
@@ -327,6 +372,9 @@ func (s *Service) renew(ctx context.Context, t *terms, u trust.User, host netip.
 	}
 	if u.Identity.IsZero() {
 		return policy.Grant{}, issuer.Credential{}, wire.Errorf(wire.NoGrant, "ask auth.v1.issue with a proof", "this user was not made by an issuer")
+	}
+	if werr := s.take(s.users, u.Key.String(), "of yours"); werr != nil {
+		return policy.Grant{}, issuer.Credential{}, werr
 	}
 	if werr := s.take(s.renewers, u.Identity.String(), "of yours"); werr != nil {
 		return policy.Grant{}, issuer.Credential{}, werr
@@ -352,7 +400,7 @@ func (s *Service) renew(ctx context.Context, t *terms, u trust.User, host netip.
 	if left < policy.Shortest {
 		return policy.Grant{}, issuer.Credential{}, wire.Errorf(wire.Expired, "ask auth.v1.issue with a proof", "it is too long since you showed who you are")
 	}
-	who, err := s.methods.Again(ctx, authn.Renewal{Identity: u.Identity, User: u.Key, Host: host, Now: now})
+	who, err := s.methods.Again(ctx, authn.Renewal{Identity: u.Identity, User: u.Key, Host: host, Proven: proven, Now: now})
 	if err != nil {
 		return policy.Grant{}, issuer.Credential{}, err
 	}
@@ -418,6 +466,15 @@ func (s *Service) refuse(r endpoint.Request, door string, to ident.SealKey, err 
 	}
 	told := *werr
 	told.RequestID = r.ID
+	if told.Code == wire.RateLimited {
+		n := s.limited.one(s.Now())
+		if n == 0 {
+			resp := s.answer(to, &told)
+			resp.Err = &told
+			return resp
+		}
+		attrs = append(attrs, "limited", n)
+	}
 	s.Log.Info("refused", append([]any{"request", r.ID, "door", door, "code", string(told.Code), "error", err}, attrs...)...)
 	resp := s.answer(to, &told)
 	resp.Err = &told

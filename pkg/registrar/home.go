@@ -221,10 +221,11 @@ func (h *Home) redeem(ctx context.Context, a asked) (ledger.Entry, error) {
 	// What would give nothing is not used up.
 	may := func(i ledger.Invite) error {
 		who.Granted = []authn.Granted{i.Granted()}
-		if _, werr := h.decide(a, who); werr != nil {
+		grant, werr := h.decide(a, who)
+		if werr != nil {
 			return werr
 		}
-		return nil
+		return h.Decider().Free(ctx, grant.Name, grant.Identity, h.Now())
 	}
 	return h.Decider().RedeemIf(ctx, ident.InviteOf(a.request.Identity.Code), a.request.UserKey, a.request.Nonce, h.Now(), may)
 }

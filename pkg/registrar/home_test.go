@@ -394,7 +394,9 @@ func TestHomeRefuses(t *testing.T) {
 		t.Error("the ledger has it nevertheless")
 	}
 	// The bound itself is in time; and it was none of what all cases have alike.
-	for door, proof := range doors {
+	// Who has the name by one identity may not have it by another, so that it is claimed last.
+	for _, door := range []string{subject.HomeRedeem, subject.HomeClaim} {
+		proof := doors[door]
 		for _, d := range []time.Duration{-wire.MaxSkew, wire.MaxSkew} {
 			if _, werr := b.ask(door, b.request(at(d)(proof))); werr != nil {
 				t.Errorf("%s, asked %s from now: %v", door, d, werr)
@@ -728,6 +730,32 @@ func TestHomeLimits(t *testing.T) {
 		t.Errorf("ten seconds later: %v", werr)
 	}
 	refused("and one more", claim("192.0.2.1"), 10*time.Second)
+}
+
+// TestRedeemForNothing: an invitation is not used up by who would get nothing for it: no
+// role, or a name that is another's.
+func TestRedeemForNothing(t *testing.T) {
+	b := newBench(t)
+	alice, bob := newUser(t), newUser(t)
+	if _, werr := b.claims(b.claim(alice, "taken", nil)); werr != nil {
+		t.Fatal(werr)
+	}
+	id := b.invite(code, 1, time.Hour)
+	invited := func(r *wire.Request) { r.Identity = wire.Proof{Type: wire.ProofInvite, Code: code} }
+	if _, werr := b.ask(subject.HomeRedeem, b.request(b.claim(bob, "taken", invited))); werr == nil || werr.Code != wire.NameTaken {
+		t.Errorf("for a name that is taken: %v", werr)
+	}
+	b.document = &ledger.Document{Public: b.document.Public, Policy: policy.Policy{}, Names: b.document.Names}
+	if _, werr := b.ask(subject.HomeRedeem, b.request(b.claim(bob, "free", invited))); werr == nil || werr.Code != wire.NoGrant {
+		t.Errorf("for a role that nobody is granted: %v", werr)
+	}
+	if used := b.redeemed(id); len(used) != 0 {
+		t.Errorf("it was used up: %v", used)
+	}
+	b.document = withInvites(b.p.Full)
+	if _, werr := b.ask(subject.HomeRedeem, b.request(b.claim(bob, "free", invited))); werr != nil || len(b.redeemed(id)) != 1 {
+		t.Errorf("for something: %v", werr)
+	}
 }
 
 func TestLimits(t *testing.T) {

@@ -31,7 +31,7 @@ const maxWait = time.Hour
 func (l *Limits) Take(issuer, host string, now time.Time) *wire.Error {
 	wait := l.issuers.Take(issuer, now)
 	if host != "" && wait == 0 {
-		wait = l.hosts.Take(host, now)
+		wait = l.hosts.Take(limit.Host(host), now)
 	}
 	if wait == 0 {
 		return nil

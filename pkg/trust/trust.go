@@ -290,7 +290,10 @@ func (u *User) readTags(tags jwt.TagList) error {
 		if err != nil || n <= 0 || !u.Proven.IsZero() {
 			return fmt.Errorf("user JWT of %s does not say when it was proved: %w", u.Key, ErrUntrusted)
 		}
-		u.Proven = time.Unix(n, 0)
+		// Not after it was issued: a session would be longer by that.
+		if u.Proven = time.Unix(n, 0); u.Proven.After(u.IssuedAt) {
+			return fmt.Errorf("user JWT of %s was proved after it was issued: %w", u.Key, ErrUntrusted)
+		}
 	}
 	switch met := values(TagMet); len(met) {
 	case 0:

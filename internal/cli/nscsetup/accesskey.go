@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -71,7 +72,7 @@ func lasting(flag, s string, now time.Time) (int64, error) {
 	}
 	d, err := manifest.ParseDuration(s)
 	if err != nil {
-		return 0, cli.Errorf(cli.Usage, "write it as 90d, 12h, or never", "--%s: %w", flag, err)
+		return 0, cli.Errorf(cli.Usage, "write it as 90d or 12h", "--%s: %w", flag, err)
 	}
 	return now.Add(time.Duration(d)).Unix(), nil
 }
@@ -245,8 +246,9 @@ func newKeyRotate(g *globals) *cobra.Command {
 		Use:   "rotate ID",
 		Short: "Give an access key another secret",
 		Long: `rotate gives an access key another secret, shown once or written to --out as create does.
-The old one proves nothing from then on. Id, name and what it is for stay, and so do
-credentials that it got, until they end.
+The old one proves nothing from then on. Id, name and what it is for stay. Credentials
+that the old one got hold until they end, and are not renewed: their holders come with
+the new one.
 
 Exit codes: 1 if there is no such key; 4 if the file is there; 5 if home cannot be
 reached.`,
@@ -265,8 +267,7 @@ reached.`,
 				return err
 			}
 			return g.onKey(cmd.Context(), id, func(ctx context.Context, d *decidingHome, a ledger.AccessKey, was uint64) error {
-				a.Public = secret.Public()
-				return g.handKey(ctx, d, out, "rotated", id, secret, a, was)
+				return g.handKey(ctx, d, out, "rotated", id, secret, a.Rotate(secret.Public(), d.now()), was)
 			})
 		},
 	}
@@ -386,6 +387,12 @@ func runKeyCheck(ctx context.Context, g *globals, o keyCheckOptions, arg string)
 			return fmt.Errorf("reading standard input: %w", err)
 		}
 		arg = strings.TrimSpace(string(data))
+		// Also the file that create wrote, or a line of a log.
+		if at := strings.Index(arg, "hks_"); at > 0 {
+			arg = arg[at:]
+		}
+		arg, _, _ = strings.Cut(arg, "\n")
+		arg = strings.TrimRight(arg, " \t\r\"',;")
 	}
 	secret, err := accesskey.Parse(arg)
 	if err != nil {
@@ -442,7 +449,8 @@ func (g *globals) whose(ctx context.Context, public ident.UserKey) (*ledger.Entr
 	defer r.close()
 	var found *ledger.Entry
 	err = r.entries(ctx, ledger.KindAccessKey, func(e ledger.Entry) {
-		if a, ok := e.Body.(ledger.AccessKey); ok && a.Public == public {
+		// Also a former secret: who finds one wants the key's owner to know.
+		if a, ok := e.Body.(ledger.AccessKey); ok && (a.Public == public || slices.Contains(a.Former, public)) {
 			found = &e
 		}
 	})
@@ -456,7 +464,11 @@ func (g *globals) printChecked(r checkedKey) error {
 	if r.Key == nil {
 		return cli.Print(g.Out, "a real secret; its public half is %s\n", r.Public)
 	}
-	return cli.Print(g.Out, "a real secret: access key %s of %s, %s; it is for %s\n", r.Key.ID, r.Key.Owner, r.Key.State, strings.Join(r.Key.Grants, ", "))
+	what := "a real secret"
+	if r.Key.Public != r.Public {
+		what = "a former secret, which proves nothing any more"
+	}
+	return cli.Print(g.Out, "%s: access key %s of %s, %s; it is for %s\n", what, r.Key.ID, r.Key.Owner, r.Key.State, strings.Join(r.Key.Grants, ", "))
 }
 
 func newKeyScan(g *globals) *cobra.Command {

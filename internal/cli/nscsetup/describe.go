@@ -224,6 +224,9 @@ func readNow(g *globals, arg string) ([]byte, fs.FileMode, error) {
 	if inspect.Redact(arg) != arg {
 		return nil, 0, cli.Errorf(cli.Usage, "others on this machine see command lines: put it into a file, or read it from standard input with -", "a secret stands on the command line")
 	}
+	if strings.Contains(arg, "hks_") {
+		return nil, 0, cli.Errorf(cli.Usage, "others on this machine see command lines; 'nscsetup access-key check -' reads it from standard input", "a secret stands on the command line")
+	}
 	f, err := os.Open(arg) // #nosec G304 -- the file that the user named
 	// A JWT is longer than any file's name.
 	if (errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENAMETOOLONG)) && !strings.ContainsAny(arg, "/ ") && len(arg) >= 56 {

@@ -46,6 +46,11 @@ const (
 	longestPause = time.Minute
 )
 
+// maxWaiting is how many requests wait for one provider at a time. More are told at once
+// that it cannot be told now: a provider that is slow, and junk tokens that ask for it, hold
+// up no others.
+const maxWaiting = 32
+
 // Bounds of what a provider answers.
 const (
 	maxBody    = 1 << 20
@@ -88,6 +93,7 @@ type source struct {
 	failures int       // in a row
 	until    time.Time // no look-up before
 	call     *call     // the look-up under way
+	waiting  int       // who waits for it
 }
 
 // keySet is what a provider gave at once. It does not change.
@@ -257,6 +263,20 @@ func finished(c *call) bool {
 
 // wait waits for a look-up for as long as a request can. An error is an *away.
 func (s *source) wait(ctx context.Context, c *call) error {
+	s.mu.Lock()
+	full := s.waiting >= maxWaiting
+	if !full {
+		s.waiting++
+	}
+	s.mu.Unlock()
+	if full {
+		return &away{firstPause, errors.New("too many wait for this provider")}
+	}
+	defer func() {
+		s.mu.Lock()
+		s.waiting--
+		s.mu.Unlock()
+	}()
 	patient := time.NewTimer(patience)
 	defer patient.Stop()
 	select {

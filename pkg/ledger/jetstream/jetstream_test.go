@@ -159,6 +159,39 @@ func TestSetupAgain(t *testing.T) {
 	if err := jetstream.Setup(ctx, nc, ams(t), []ident.Region{ams(t)}); err != nil {
 		t.Fatal(err)
 	}
+	js, err := natsjs.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// What servers have of each has all that is asked for, and so nothing is updated.
+	for _, want := range jetstream.Configs(ams(t)) {
+		s, err := js.Stream(ctx, want.Name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		have := s.CachedInfo().Config
+		if !jetstream.HasAll(have, want) {
+			t.Errorf("%s would be updated: %+v has not all of %+v", want.Name, have, want)
+		}
+		for what, change := range map[string]func(*natsjs.StreamConfig){
+			"replicas": func(c *natsjs.StreamConfig) { c.Replicas = 1 },
+			"size":     func(c *natsjs.StreamConfig) { c.MaxMsgSize++ },
+			"placement": func(c *natsjs.StreamConfig) {
+				c.Placement = &natsjs.Placement{Cluster: "elsewhere"}
+			},
+			"a source more": func(c *natsjs.StreamConfig) {
+				c.Sources = append(slices.Clone(c.Sources), &natsjs.StreamSource{Name: "X"})
+			},
+			"no republishing": func(c *natsjs.StreamConfig) { c.RePublish = &natsjs.RePublish{Source: "a", Destination: "b"} },
+			"direct get":      func(c *natsjs.StreamConfig) { c.AllowDirect = !c.AllowDirect },
+		} {
+			other := want
+			change(&other)
+			if jetstream.HasAll(have, other) {
+				t.Errorf("%s would not be updated for %s", want.Name, what)
+			}
+		}
+	}
 	if err := s.Put(t.Context(), key, "other", 0); !errors.Is(err, ledger.ErrConflict) {
 		t.Errorf("after a second Setup: got %v, want ErrConflict", err)
 	}

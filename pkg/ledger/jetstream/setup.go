@@ -7,8 +7,10 @@ package jetstream
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -69,12 +71,76 @@ func Setup(ctx context.Context, nc *nats.Conn, home ident.Region, regions []iden
 	for _, step := range []struct {
 		configs []jetstream.StreamConfig
 		set     func(context.Context, jetstream.StreamConfig) (jetstream.Stream, error)
-	}{{origins, js.CreateOrUpdateStream}, {alone, js.CreateStream}, {copies, js.CreateOrUpdateStream}} {
+	}{{origins, upToDate(js)}, {alone, js.CreateStream}, {copies, upToDate(js)}} {
 		if err := together(step.configs, func(c jetstream.StreamConfig) error { return ensure(ctx, js, c, step.set) }); err != nil {
 			return errors.Join(err, lost)
 		}
 	}
 	return lost
+}
+
+// upToDate makes a stream or updates it, and leaves one alone that is as it should be: an
+// update is a decision of the meta leader, and two of them at once are a data race in
+// nats-server 2.15.2 where a stream has sources (StreamSource.setIndexName).
+func upToDate(js jetstream.JetStream) func(context.Context, jetstream.StreamConfig) (jetstream.Stream, error) {
+	return func(ctx context.Context, c jetstream.StreamConfig) (jetstream.Stream, error) {
+		if s, err := js.Stream(ctx, c.Name); err == nil && hasAll(s.CachedInfo().Config, c) {
+			return s, nil
+		}
+		return js.CreateOrUpdateStream(ctx, c)
+	}
+}
+
+// hasAll tells whether a stream has all that is asked for. Servers fill in what is not.
+func hasAll(have, want jetstream.StreamConfig) bool {
+	asked, ok := members(want)
+	found, also := members(have)
+	if !ok || !also {
+		return false
+	}
+	for name, value := range asked {
+		if !within(value, found[name]) {
+			return false
+		}
+	}
+	return true
+}
+
+func members(c jetstream.StreamConfig) (map[string]any, bool) {
+	data, err := json.Marshal(c)
+	if err != nil {
+		return nil, false
+	}
+	var m map[string]any
+	return m, json.Unmarshal(data, &m) == nil
+}
+
+// within tells whether a value is there with all its members; lists are of one length.
+func within(want, have any) bool {
+	switch want := want.(type) {
+	case map[string]any:
+		have, ok := have.(map[string]any)
+		if !ok {
+			return false
+		}
+		for name, value := range want {
+			if !within(value, have[name]) {
+				return false
+			}
+		}
+		return true
+	case []any:
+		have, ok := have.([]any)
+		return ok && slices.EqualFunc(want, have, within)
+	case float64:
+		have, _ := have.(float64)
+		return want == have || want == 0 || want == -1 && have <= 0
+	case bool:
+		have, _ := have.(bool)
+		return want == have
+	default:
+		return want == nil || want == "" || want == have
+	}
 }
 
 // notLost refuses to make home's bucket where there are mirrors of one: it was deleted,
