@@ -331,6 +331,12 @@ func (i Identity) KeyID() (KeyID, bool) {
 	return KeyID{i.id}, true
 }
 
+// Becomes tells whether o is the same holder of an nkey with more of a proof: who came
+// openly, and now with an invitation.
+func (i Identity) Becomes(o Identity) bool {
+	return i.kind == KindOpen && o.kind == KindInvite && i.id == o.id && i.id != ""
+}
+
 // Provider is who vouches for the identity; zero where nobody else does.
 func (i Identity) Provider() Label {
 	if i.kind != KindOIDC {

@@ -65,16 +65,19 @@ func (r NameRules) stateAt(n *Name, gone bool, now time.Time) state {
 
 // HeldBy tells whether id holds the name now, and if not, whether another identity
 // holds it or it rests for another: ErrTaken, ErrResting. An entry that neither
-// keeps the name from id nor gives it to id is ErrNotFound: then home decides.
+// keeps the name from id nor gives it to id is ErrNotFound: then home decides. So it is for
+// who had the name openly and comes with an invitation, by the same key.
 func (r NameRules) HeldBy(n Name, gone bool, id ident.Identity, now time.Time) error {
 	switch r.stateAt(&n, gone, now) {
 	case held:
 		if n.Holder == id {
 			return nil
 		}
-		return ErrTaken
+		if !n.Holder.Becomes(id) {
+			return ErrTaken
+		}
 	case resting:
-		if n.Holder != id {
+		if n.Holder != id && !n.Holder.Becomes(id) {
 			return ErrResting
 		}
 	}
@@ -109,6 +112,9 @@ func (r NameRules) claim(cur *Entry, c Claim, now time.Time) (*draft, error) {
 	n, _ := cur.Body.(Name)
 	switch r.stateAt(&n, cur.Denies, now) {
 	case held:
+		if n.Holder.Becomes(c.Identity) {
+			return &draft{at: now, body: fresh}, nil
+		}
 		if n.Holder != c.Identity {
 			return nil, ErrTaken
 		}
@@ -118,7 +124,7 @@ func (r NameRules) claim(cur *Entry, c Claim, now time.Time) (*draft, error) {
 		n.Until = fresh.Until
 		return &draft{at: now, body: n}, nil
 	case resting:
-		if n.Holder != c.Identity {
+		if n.Holder != c.Identity && !n.Holder.Becomes(c.Identity) {
 			return nil, ErrResting
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/ledger"
 	"github.com/herald-nats/herald/pkg/ledger/ledgertest"
+	"github.com/herald-nats/herald/pkg/ledger/memory"
 )
 
 func TestClaim(t *testing.T) {
@@ -212,4 +213,34 @@ func TestNamesAgainstAModel(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestOpenBecomesInvited: who had a name openly keeps it with an invitation, by the same key
+// alone; and not the other way round.
+func TestOpenBecomesInvited(t *testing.T) {
+	p := ledgertest.NewPlatform(t, "demo", time.Unix(1790000000, 0))
+	d := p.Decider(new(memory.Decisions), 0)
+	key, other := ledgertest.User(t), ledgertest.User(t)
+	n := ledgertest.Name(t, "alice")
+	claim := func(id ident.Identity, user ident.UserKey) error {
+		_, err := d.Claim(t.Context(), ledger.Claim{Name: n, Identity: id, User: user, Nonce: "n", Expires: p.Now().Add(time.Hour)}, p.Now())
+		return err
+	}
+	if err := claim(ident.OpenIdentity(key), key); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Free(t.Context(), n, ident.InviteIdentity(key), p.Now()); err != nil {
+		t.Errorf("it is not free for who has it: %v", err)
+	}
+	for what, id := range map[string]ident.Identity{"another's invitation": ident.InviteIdentity(other), "another": ident.OpenIdentity(other)} {
+		if err := claim(id, other); !errors.Is(err, ledger.ErrTaken) || !errors.Is(d.Free(t.Context(), n, id, p.Now()), ledger.ErrTaken) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if err := claim(ident.InviteIdentity(key), key); err != nil {
+		t.Errorf("with an invitation: %v", err)
+	}
+	if err := claim(ident.OpenIdentity(key), key); !errors.Is(err, ledger.ErrTaken) {
+		t.Errorf("openly again: %v", err)
+	}
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/herald-nats/herald/internal/wait"
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/ledger"
 	"github.com/herald-nats/herald/pkg/subject"
@@ -136,16 +137,37 @@ func (s *Source) Ends(ctx context.Context) (first, last ledger.Mark, err error) 
 
 // Before gives the position before the first message that was stored at or after a
 // moment: reading after it gives that one.
+//
+// Each question may be answered by another replica, one of which is behind. Where one knows
+// of nothing since and another's newest is from then, they are asked again.
 func (s *Source) Before(ctx context.Context, t time.Time) (uint64, error) {
-	msgs, err := s.batch(ctx, request{StartTime: &t, NextFor: s.filter, Batch: 1})
-	if err != nil {
-		return 0, err
+	for try := 0; ; try++ {
+		msgs, err := s.batch(ctx, request{StartTime: &t, NextFor: s.filter, Batch: 1})
+		if err != nil {
+			return 0, err
+		}
+		if len(msgs) > 0 {
+			return msgs[0].seq - 1, nil
+		}
+		m, err := s.one(ctx, request{LastFor: s.filter})
+		switch {
+		case errors.Is(err, errNone):
+			return 0, nil
+		case err != nil:
+			return 0, err
+		case m.at.Before(t):
+			return m.seq, nil
+		case try == behindTries || wait.For(ctx, behindPause) != nil:
+			return m.seq - 1, nil // what is known to be since then
+		}
 	}
-	if len(msgs) == 0 {
-		return s.Last(ctx)
-	}
-	return msgs[0].seq - 1, nil
 }
+
+// How often, and after how long, replicas that differ are asked again.
+const (
+	behindTries = 20
+	behindPause = 20 * time.Millisecond
+)
 
 // has tells whether the entries that are kept under a subject, or under those that a
 // pattern matches, include this token.
