@@ -44,6 +44,19 @@ func (r *record) of(request string) string {
 	return strings.Join(all, "")
 }
 
+// about are the refusals that name something, such as a user.
+func (r *record) about(what string) string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var all []string
+	for _, l := range r.lines {
+		if strings.Contains(l, what) && strings.Contains(l, "refused") {
+			all = append(all, l)
+		}
+	}
+	return strings.Join(all, "")
+}
+
 // says tells whether a text is anywhere in the log.
 func (r *record) says(text string) bool {
 	r.mu.Lock()
