@@ -146,7 +146,7 @@ func renewed(t *testing.T, ctx context.Context, creds <-chan client.Credential) 
 		if next.User.Identity != first.User.Identity || next.JWT == first.JWT {
 			t.Errorf("renewed from %+v to %+v", first.User, next.User)
 		}
-		if next.User.Proven == first.User.Proven {
+		if next.User.Proven.Equal(first.User.Proven) {
 			return first, next
 		}
 		t.Logf("proved again: %s", log.about(first.User.Key.String()))
