@@ -2,8 +2,11 @@ package authn
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/base32"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/herald-nats/herald/pkg/ident"
@@ -17,9 +20,13 @@ type KeyRecord struct {
 	Expires  time.Time     // zero: never
 	Networks []netip.Prefix
 	Disabled bool
-	// Since is from when its present secret is the one; zero: always. What was proved by an
-	// earlier one shows nothing any more.
-	Since time.Time
+}
+
+// By names the secret of a key, so that what an earlier one proved is told from what the
+// present one did, whatever clocks say and whichever region has heard of the change.
+func (k KeyRecord) By() string {
+	sum := sha256.Sum256([]byte("herald/v1/by\n" + k.Public.String()))
+	return strings.ToLower(base32.StdEncoding.EncodeToString(sum[:])[:16])
 }
 
 // AccessKeys believes whoever signs the request with an access key of the platform, from
@@ -66,9 +73,9 @@ func (m AccessKeys) Again(_ context.Context, r Renewal) (Who, error) {
 	if !ok {
 		return Who{}, refused(wire.Errorf(wire.BadIdentity, "ask for a new access key", "your access key is not there any more"), "%s is not known", r.Identity)
 	}
-	if r.Proven.Before(k.Since) {
+	if r.By != k.By() {
 		return Who{}, refused(wire.Errorf(wire.Expired, "ask auth.v1.issue with the key's present secret", "your access key has another secret since"),
-			"access key %s has another secret since %s", id, k.Since.UTC().Format(time.DateTime))
+			"access key %s has another secret now", id)
 	}
 	return m.who(id, k, r.Host, r.Now)
 }
@@ -85,7 +92,7 @@ func (AccessKeys) who(id ident.KeyID, k KeyRecord, host netip.Addr, now time.Tim
 		return Who{}, refused(wire.Errorf(wire.BadIdentity, "use it where it is meant to be used", "this access key may not be used from where you are"),
 			"access key %s was used from %s", id, host)
 	}
-	return Who{Identity: ident.KeyIdentity(id), Granted: granted(k.Granted), Until: k.Expires}, nil
+	return Who{Identity: ident.KeyIdentity(id), Granted: granted(k.Granted), By: k.By(), Until: k.Expires}, nil
 }
 
 // granted is what a proof is for: not nil, so that nothing is not everything.

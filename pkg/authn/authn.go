@@ -44,6 +44,9 @@ type Who struct {
 	// Granted are the roles that the proof is for, where it is for some only: an access key
 	// and an invitation are. Policy may give less, and never more.
 	Granted []Granted
+	// By is what it was proved by, where that may be replaced: a renewal shows it, and is
+	// refused once another is in its place. It is no secret: at most 16 of a-z and 2-7.
+	By string
 	// Until is when the proof ends; zero: never. No credential of it lives longer.
 	Until time.Time
 }

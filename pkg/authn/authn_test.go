@@ -113,7 +113,7 @@ func TestAccessKeys(t *testing.T) {
 			}
 		}
 		// A renewal brings no signature; what else is asked holds then as well.
-		r := authn.Renewal{Identity: ident.KeyIdentity(id), User: userKey(other), Host: a.e.Host, Now: now()}
+		r := authn.Renewal{Identity: ident.KeyIdentity(id), User: userKey(other), Host: a.e.Host, By: k.By(), Now: now()}
 		_, err = m.Again(t.Context(), r)
 		code := tc.code
 		if code == wire.BadIdentity && len(k.Networks) == 0 {
@@ -129,7 +129,7 @@ func TestAccessKeys(t *testing.T) {
 	wants(t, "removed since", err, wire.BadIdentity)
 	// A key without any role may do nothing, which is not everything.
 	m = authn.AccessKeys{Find: func(ident.KeyID) (authn.KeyRecord, bool) { return authn.KeyRecord{Public: good.Public}, true }}
-	if who, err := m.Again(t.Context(), authn.Renewal{Identity: ident.KeyIdentity(id), Now: now()}); err != nil || who.Granted == nil {
+	if who, err := m.Again(t.Context(), authn.Renewal{Identity: ident.KeyIdentity(id), By: good.By(), Now: now()}); err != nil || who.Granted == nil {
 		t.Errorf("a key without roles: %+v %v", who, err)
 	}
 }

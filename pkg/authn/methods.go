@@ -16,7 +16,7 @@ type Renewal struct {
 	Identity ident.Identity
 	User     ident.UserKey
 	Host     netip.Addr // as in Evidence
-	Proven   time.Time  // when the identity was proved, to the second
+	By       string     // Who.By of the proof
 	Now      time.Time
 }
 

@@ -22,29 +22,24 @@ type AccessKey struct {
 	Networks []netip.Prefix  `json:"networks,omitempty"` // where it may be used from; none: anywhere
 	Password bool            `json:"password,omitempty"` // whether the callout door takes it as a password
 	Disabled bool            `json:"disabled,omitempty"` // whether it proves nothing for now
-	// Rotated is when it got its present secret, in seconds since 1970; 0: with its making.
-	// What was proved by an earlier one is not renewed. Former are the public halves of those.
-	Rotated int64           `json:"rotated,omitempty"`
-	Former  []ident.UserKey `json:"former,omitempty"`
+	// Former are the public halves of secrets that it had before.
+	Former []ident.UserKey `json:"former,omitempty"`
 }
 
 // maxFormer is how many former secrets are remembered.
 const maxFormer = 8
 
 // Rotate gives the key another secret.
-func (a AccessKey) Rotate(public ident.UserKey, now time.Time) AccessKey {
+func (a AccessKey) Rotate(public ident.UserKey) AccessKey {
 	a.Former = append([]ident.UserKey{a.Public}, a.Former...)
 	a.Former = a.Former[:min(len(a.Former), maxFormer)]
-	a.Public, a.Rotated = public, now.Unix()
+	a.Public = public
 	return a
 }
 
 // Record is the key as it is proved by.
 func (a AccessKey) Record() authn.KeyRecord {
 	r := authn.KeyRecord{Public: a.Public, Granted: a.Grants, Networks: a.Networks, Disabled: a.Disabled}
-	if a.Rotated > 0 {
-		r.Since = time.Unix(a.Rotated, 0)
-	}
 	if a.Expires > 0 {
 		r.Expires = time.Unix(a.Expires, 0)
 	}
@@ -52,14 +47,14 @@ func (a AccessKey) Record() authn.KeyRecord {
 }
 
 func (a AccessKey) check() error {
-	if a.Public.IsZero() || len(a.Grants) == 0 || len(a.Grants) > 64 || len(a.Owner) > 256 || len(a.Networks) > 64 || len(a.Former) > maxFormer || a.Rotated < 0 {
+	if a.Public.IsZero() || len(a.Grants) == 0 || len(a.Grants) > 64 || len(a.Owner) > 256 || len(a.Networks) > 64 || len(a.Former) > maxFormer {
 		return fmt.Errorf("an access key out of shape")
 	}
 	return nil
 }
 
 func (a AccessKey) equal(b AccessKey) bool {
-	return a.Public == b.Public && a.Owner == b.Owner && a.Expires == b.Expires && a.Password == b.Password && a.Disabled == b.Disabled && a.Rotated == b.Rotated && slices.Equal(a.Former, b.Former) &&
+	return a.Public == b.Public && a.Owner == b.Owner && a.Expires == b.Expires && a.Password == b.Password && a.Disabled == b.Disabled && slices.Equal(a.Former, b.Former) &&
 		slices.Equal(a.Grants, b.Grants) && slices.Equal(a.Networks, b.Networks)
 }
 

@@ -28,10 +28,11 @@ type Record struct {
 	Region   ident.Region     `json:"region"`
 	Issuer   ident.UserKey    `json:"issuer"`
 	Met      string           `json:"met,omitempty"` // what of policy the proof met; see policy.Offer.Sum
+	By       string           `json:"by,omitempty"`  // what it was proved by; see authn.Who.By
 }
 
 func (r Record) check() error {
-	if r.ID == "" || len(r.ID) > 64 || len(r.Request) > 64 || len(r.Met) > 64 || r.Identity.IsZero() || r.User.IsZero() || r.Account.IsZero() || r.Role.IsZero() ||
+	if r.ID == "" || len(r.ID) > 64 || len(r.Request) > 64 || len(r.Met) > 64 || len(r.By) > 64 || r.Identity.IsZero() || r.User.IsZero() || r.Account.IsZero() || r.Role.IsZero() ||
 		r.Issued <= 0 || r.Expires <= r.Issued || r.Region.IsZero() || r.Issuer.IsZero() {
 		return fmt.Errorf("a record out of shape: %w", ErrDamaged)
 	}

@@ -257,8 +257,8 @@ type Grant struct {
 	Name     ident.Name
 	TTL      time.Duration
 	Tags     []string
-	// Met is the offer's sum, where it asks something of groups or claims.
-	Met string
+	// Met is the offer's sum, where it asks something of groups or claims; By is the proof's.
+	Met, By string
 	// Line is the offer that decided: its place in Policy.Offers.
 	Line int
 }
@@ -343,8 +343,8 @@ func (o *Offer) grant(a Asker, w Wish, sum string, now time.Time) (Grant, *wire.
 		}
 	}
 	return Grant{
-		Identity: a.Identity, Account: o.Account, Role: o.Role, Name: name, TTL: ttl, Met: sum,
-		Tags: append(ownTags(a.Identity, sum), o.Tags...),
+		Identity: a.Identity, Account: o.Account, Role: o.Role, Name: name, TTL: ttl, Met: sum, By: a.By,
+		Tags: append(ownTags(a, sum), o.Tags...),
 	}, nil
 }
 
@@ -386,7 +386,8 @@ func (o *Offer) granted(all []authn.Granted, wish ident.Name) ident.Name {
 }
 
 // ownTags are the tags by which services know an identity again; see trust.User.
-func ownTags(id ident.Identity, met string) []string {
+func ownTags(a Asker, met string) []string {
+	id := a.Identity
 	tags := []string{"identity:" + id.Kind()}
 	switch id.Kind() {
 	case ident.KindKey:
@@ -396,6 +397,9 @@ func ownTags(id ident.Identity, met string) []string {
 	}
 	if met != "" {
 		tags = append(tags, "met:"+met)
+	}
+	if a.By != "" {
+		tags = append(tags, "by:"+a.By)
 	}
 	return tags
 }

@@ -189,8 +189,8 @@ func TestAccessKey(t *testing.T) {
 		{"for this role", func(a *ledger.AccessKey) {
 			a.Grants = []authn.Granted{{Account: label(platform.ChatIn), Role: label(platform.RoleMember)}}
 		}, ""},
-		{"with another secret since", func(a *ledger.AccessKey) { a.Rotated = b.now.Unix() + 1 }, wire.Expired},
-		{"with another secret before", func(a *ledger.AccessKey) { a.Rotated = b.now.Unix() - 100 }, ""},
+		{"with another secret since", func(a *ledger.AccessKey) { *a = a.Rotate(other.Public()) }, wire.Expired},
+		{"with that secret again", func(a *ledger.AccessKey) { a.Public = secret.Public() }, ""},
 		{"at its end", func(a *ledger.AccessKey) { a.Expires = b.now.Unix() }, wire.Expired},
 	} {
 		b.putKey(id, uint64(i)+2, c.change)

@@ -233,7 +233,7 @@ func (s *Service) Issue(ctx context.Context, r endpoint.Request) endpoint.Respon
 func (s *Service) record(ctx context.Context, r endpoint.Request, g policy.Grant, user ident.UserKey, c issuer.Credential) {
 	s.Records.Record(ctx, ledger.Record{
 		ID: c.ID, Request: r.ID, Identity: g.Identity, User: user, Account: c.Account, Role: g.Role, Name: g.Name,
-		Issued: c.Issued.Unix(), Expires: c.Expires.Unix(), Region: s.Region, Issuer: s.Self, Met: g.Met,
+		Issued: c.Issued.Unix(), Expires: c.Expires.Unix(), Region: s.Region, Issuer: s.Self, Met: g.Met, By: g.By,
 	})
 }
 
@@ -400,7 +400,7 @@ func (s *Service) renew(ctx context.Context, t *terms, u trust.User, host netip.
 	if left < policy.Shortest {
 		return policy.Grant{}, issuer.Credential{}, wire.Errorf(wire.Expired, "ask auth.v1.issue with a proof", "it is too long since you showed who you are")
 	}
-	who, err := s.methods.Again(ctx, authn.Renewal{Identity: u.Identity, User: u.Key, Host: host, Proven: proven, Now: now})
+	who, err := s.methods.Again(ctx, authn.Renewal{Identity: u.Identity, User: u.Key, Host: host, By: u.By, Now: now})
 	if err != nil {
 		return policy.Grant{}, issuer.Credential{}, err
 	}

@@ -202,6 +202,7 @@ type User struct {
 	Identity   ident.Identity // zero for guests and services
 	Proven     time.Time      // when the identity was proved; zero: the credential does not say
 	Met        string         // what of policy the proof met; see policy.Offer.Sum
+	By         string         // what it was proved by; see authn.Who.By
 	IssuedAt   time.Time
 	Expires    time.Time // zero: never
 	ID         string    // jti
@@ -214,6 +215,7 @@ const (
 	TagKey      = "kid:"      // the access key that it came with
 	TagProven   = "proven:"   // when it was proved, in seconds since 1970
 	TagMet      = "met:"      // what of policy the proof met
+	TagBy       = "by:"       // what it was proved by, where that may be replaced
 )
 
 // TagRegion begins the tag that says which region a service user belongs to.
@@ -295,12 +297,14 @@ func (u *User) readTags(tags jwt.TagList) error {
 			return fmt.Errorf("user JWT of %s was proved after it was issued: %w", u.Key, ErrUntrusted)
 		}
 	}
-	switch met := values(TagMet); len(met) {
-	case 0:
-	case 1:
-		u.Met = met[0]
-	default:
-		return fmt.Errorf("user JWT of %s says twice what its proof met: %w", u.Key, ErrUntrusted)
+	for tag, to := range map[string]*string{TagMet: &u.Met, TagBy: &u.By} {
+		switch said := values(tag); len(said) {
+		case 0:
+		case 1:
+			*to = said[0]
+		default:
+			return fmt.Errorf("user JWT of %s says %s twice: %w", u.Key, tag, ErrUntrusted)
+		}
 	}
 	return nil
 }

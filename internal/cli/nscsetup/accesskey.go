@@ -267,7 +267,7 @@ reached.`,
 				return err
 			}
 			return g.onKey(cmd.Context(), id, func(ctx context.Context, d *decidingHome, a ledger.AccessKey, was uint64) error {
-				return g.handKey(ctx, d, out, "rotated", id, secret, a.Rotate(secret.Public(), d.now()), was)
+				return g.handKey(ctx, d, out, "rotated", id, secret, a.Rotate(secret.Public()), was)
 			})
 		},
 	}

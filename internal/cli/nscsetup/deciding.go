@@ -85,7 +85,7 @@ func noKey(id ident.KeyID) error {
 // is made for it would give anything.
 func offered(p *platform.Platform, kind string, g authn.Granted) error {
 	for _, o := range p.Full.Policy.Offers {
-		if o.Account == g.Account && o.Role == g.Role && (o.Kind == kind || o.Everyone) {
+		if o.Account == g.Account && o.Role == g.Role && (o.Kind == kind || o.Everyone) && o.Conditions() == "" {
 			return nil
 		}
 	}

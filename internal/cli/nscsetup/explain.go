@@ -343,7 +343,7 @@ func (o explainOptions) keyHolder(ctx context.Context, g *globals, p *platform.P
 		r.Notes = append(r.Notes, "as if it were used from "+host.String()+", in one of the key's networks: name another address with --from")
 	}
 	keys := authn.AccessKeys{Find: func(ident.KeyID) (authn.KeyRecord, bool) { return k, true }}
-	return keys.Again(ctx, authn.Renewal{Identity: id, Host: host, Now: now})
+	return keys.Again(ctx, authn.Renewal{Identity: id, Host: host, By: k.By(), Now: now})
 }
 
 // invited is who came with an invitation.

@@ -339,7 +339,7 @@ func (r *renewals) close() { r.logins.Close() }
 
 // answer is what somebody gets who was issued rec.
 func (r *renewals) answer(ctx context.Context, rec ledger.Record, w policy.Wish, now time.Time) (replayedAnswer, error) {
-	who, err := r.methods.Again(ctx, authn.Renewal{Identity: rec.Identity, User: rec.User, Now: now})
+	who, err := r.methods.Again(ctx, authn.Renewal{Identity: rec.Identity, User: rec.User, By: rec.By, Now: now})
 	var told *wire.Error
 	if errors.As(err, &told) {
 		return replayedAnswer{Code: told.Code}, nil

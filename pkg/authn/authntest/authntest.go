@@ -216,11 +216,23 @@ func testRenewal(t *testing.T, c Case) {
 		if first.Identity.Kind() != r.Kind() {
 			t.Errorf("%s is not of the kind %q", first.Identity, r.Kind())
 		}
-		again, err := r.Again(t.Context(), authn.Renewal{Identity: first.Identity, User: e.Request.UserKey, Host: e.Host, Now: e.Now})
+		again, err := r.Again(t.Context(), authn.Renewal{Identity: first.Identity, User: e.Request.UserKey, Host: e.Host, By: first.By, Now: e.Now})
 		if err != nil {
 			t.Errorf("%s asks again: %v", first.Identity, err)
 		} else if again.Identity != first.Identity || again.Provider != first.Provider {
 			t.Errorf("%s of %q asks again, and is %s of %q", first.Identity, first.Provider, again.Identity, again.Provider)
+		} else if again.By != first.By {
+			t.Errorf("%s was proved by %q, and asks again by %q", first.Identity, first.By, again.By)
+		}
+		if len(first.By) > 16 || strings.Trim(first.By, "abcdefghijklmnopqrstuvwxyz234567") != "" {
+			t.Errorf("%s was proved by %q, which is no tag", first.Identity, first.By)
+		}
+		// What was proved by something that is not in place any more is not renewed.
+		if first.By == "" {
+			continue
+		}
+		if _, err := r.Again(t.Context(), authn.Renewal{Identity: first.Identity, User: e.Request.UserKey, Host: e.Host, By: "another", Now: e.Now}); err == nil {
+			t.Errorf("%s asks again by something else, and gets it", first.Identity)
 		}
 	}
 }

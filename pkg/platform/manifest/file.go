@@ -551,7 +551,7 @@ type Grant struct {
 	Longest Duration `yaml:"longest"`
 	// Tags that users get beside Herald's own, as key:value in lower case. Templates may use
 	// them as {{tag(key)}}; what the role's templates name must be here. The keys identity,
-	// region, kid, oidc, proven and met are Herald's own.
+	// region, kid, oidc, proven, met and by are Herald's own.
 	Tags []string `yaml:"tags" form:"tag"`
 }
 

@@ -30,6 +30,7 @@ const (
 	tagLogin    = "oidc"
 	tagProven   = "proven"
 	tagMet      = "met"
+	tagBy       = "by"
 	tagBase     = "base" // of accounts
 )
 
@@ -281,5 +282,5 @@ func printable(s string) string {
 
 // OwnTags are the keys of tags that are Herald's own.
 func OwnTags() []string {
-	return []string{tagIdentity, tagRegion, tagKey, tagLogin, tagProven, tagMet}
+	return []string{tagIdentity, tagRegion, tagKey, tagLogin, tagProven, tagMet, tagBy}
 }

@@ -165,7 +165,7 @@ func TestRenderReads(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		f := anyFile(t)
 		if reflect.DeepEqual(f, new(manifest.File)) {
-			t.Skip("a file without anything is refused")
+			return // a file without anything is refused
 		}
 		text := f.Render()
 		g, problems := manifest.Read(text)
