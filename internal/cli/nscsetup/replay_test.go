@@ -30,6 +30,12 @@ func (r replays) issued(identity, role, met string, life time.Duration) {
 		Identity: parse(r.T, ident.ParseIdentity, identity), User: userKey(r.T), Account: r.account, Role: labelOf(r.T, role),
 		Name: parse(r.T, ident.ParseName, "somebody"), Issued: r.now.Unix(), Expires: r.now.Add(life).Unix(), Met: met,
 	}
+	// What proved is of the record, as issuers write it.
+	if id, ok := rec.Identity.KeyID(); ok {
+		if k, ok := r.proofs.AccessKey(id); ok {
+			rec.By = k.By()
+		}
+	}
 	r.holders[holding{rec.Identity, rec.Account, rec.Role, rec.Name}] = rec
 }
 
@@ -108,6 +114,16 @@ key:HKCCCCCCCCCCCCCCCCCC ORDERS/service somebody for 1h refused: no_grant
 2 of 5 answers would differ`
 		if _, text := r.held(before, termsAt(t, ops)); text != want {
 			t.Errorf("%s\nwant\n%s", text, want)
+		}
+	})
+	t.Run("a key that was rotated since", func(t *testing.T) {
+		rotated := newReplays(t)
+		rotated.key(good, nil)
+		rotated.issued("key:"+good, "service", "", time.Hour)
+		rotated.proofs = ledger.NewProjection(nil)
+		rotated.key(good, nil)
+		if out, text := rotated.held(before, termsAt(t, ops)); len(out.Differ) != 0 || out.Looked != 1 {
+			t.Error(text)
 		}
 	})
 	t.Run("other conditions", func(t *testing.T) {
