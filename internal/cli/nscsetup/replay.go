@@ -43,7 +43,8 @@ way, such as the holder of an access key that was disabled since, is not listed.
 
 A renewal brings no token. Where a grant's conditions on groups or claims are changed, who
 came in by them has to log in again, and is listed as refused; what a login gives them
-then, 'nscsetup explain --token' says. What nobody was granted yet is in no record.
+then, 'nscsetup explain --token' says. So it is with a provider of which more is asked.
+What nobody was granted yet is in no record.
 
 Exit codes: 0 if nobody's would differ, 1 if somebody's would; 3 if the records of some
 region could not be read; 5 if no server could be reached; 8 if the file has mistakes.`,

@@ -7,11 +7,16 @@ import (
 	"testing"
 	"time"
 
+	jose "github.com/go-jose/go-jose/v4"
+
 	"github.com/herald-nats/herald/internal/cli"
+	"github.com/herald-nats/herald/internal/oidctest"
 	"github.com/herald-nats/herald/pkg/authn"
+	"github.com/herald-nats/herald/pkg/authn/oidc"
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/keystore"
 	"github.com/herald-nats/herald/pkg/ledger"
+	"github.com/herald-nats/herald/pkg/wire"
 )
 
 // replays holds records against grants before and after, and gives each row as people
@@ -22,6 +27,7 @@ type replays struct {
 	proofs  *ledger.Projection
 	now     time.Time
 	holders map[holding]ledger.Record
+	login   string // by what logins are proved
 }
 
 func (r replays) issued(identity, role, met string, life time.Duration) {
@@ -29,12 +35,12 @@ func (r replays) issued(identity, role, met string, life time.Duration) {
 	rec := ledger.Record{
 		Identity: parse(r.T, ident.ParseIdentity, identity), User: userKey(r.T), Account: r.account, Role: labelOf(r.T, role),
 		Name: parse(r.T, ident.ParseName, "somebody"), Issued: r.now.Unix(), Expires: r.now.Add(life).Unix(), Met: met,
+		By: r.login,
 	}
 	// What proved is of the record, as issuers write it.
 	if id, ok := rec.Identity.KeyID(); ok {
-		if k, ok := r.proofs.AccessKey(id); ok {
-			rec.By = k.By()
-		}
+		k, _ := r.proofs.AccessKey(id)
+		rec.By = k.By()
 	}
 	r.holders[holding{rec.Identity, rec.Account, rec.Role, rec.Name}] = rec
 }
@@ -63,7 +69,25 @@ func newReplays(t *testing.T) replays {
 		t, accountKey(t),
 		ledger.NewProjection(nil), time.Now(),
 		map[holding]ledger.Record{},
+		"",
 	}
+}
+
+// login is by what a login is proved with a provider as it is.
+func login(t *testing.T, p oidc.Provider) string {
+	t.Helper()
+	corp := oidctest.New(p.Issuer, jose.RS256)
+	m := oidc.New([]oidc.Provider{p}, oidc.Options{Transport: oidctest.Network{p.Issuer: corp}})
+	defer m.Close()
+	claims := corp.Claims(time.Now(), "alice", p.Audiences[0])
+	claims["user"] = "somebody"
+	who, err := m.Identify(t.Context(), authn.Evidence{
+		Request: wire.Request{Identity: wire.Proof{Type: wire.ProofOIDC, Token: corp.Token(claims)}}, Now: time.Now(),
+	})
+	if err != nil || who.By == "" {
+		t.Fatal(who.By, err)
+	}
+	return who.By
 }
 
 func accountKey(t *testing.T) ident.AccountKey {
@@ -98,6 +122,7 @@ func TestReplay(t *testing.T) {
 		r.issued("key:"+id, "service", "", time.Hour)
 	}
 	before := termsAt(t, keys+ops)
+	r.login = login(t, before.providers[0])
 	r.issued("oidc:corp:alice", "service", before.policy.Offers[1].Sum(), time.Hour)
 
 	t.Run("the same", func(t *testing.T) {
@@ -136,6 +161,15 @@ key:HKCCCCCCCCCCCCCCCCCC ORDERS/service somebody for 1h refused: no_grant
 		after := before
 		after.providers = nil
 		if _, text := r.held(before, after); !strings.Contains(text, "oidc:corp:alice ORDERS/service somebody for 1h refused: bad_identity\n1 of 5 answers") {
+			t.Error(text)
+		}
+	})
+	t.Run("the provider asks for more", func(t *testing.T) {
+		after := before
+		more := before.providers[0]
+		more.Required = map[string][]string{"hd": {"corp.example"}}
+		after.providers = []oidc.Provider{more}
+		if _, text := r.held(before, after); !strings.Contains(text, "oidc:corp:alice ORDERS/service somebody for 1h refused: expired\n1 of 5 answers") {
 			t.Error(text)
 		}
 	})

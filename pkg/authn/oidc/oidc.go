@@ -22,7 +22,8 @@
 //
 // A token's end does not end the session that began with it: Who.Until is zero. ID tokens
 // live for minutes, because they are handed over once. How long a session may go on is
-// policy's to say.
+// policy's to say; it ends before where the platform takes such tokens no more: Who.By names
+// the terms by which the token was taken.
 package oidc
 
 import (
@@ -72,6 +73,8 @@ var _ authn.Renewer = (*Method)(nil)
 type provider struct {
 	Provider
 	keys *source
+	// taken are Who.By of all that a token may be taken by.
+	taken map[string]bool
 }
 
 // New makes a Method for providers; see Use. It asks no provider: that is done when the
@@ -116,7 +119,7 @@ func (m *Method) Use(providers []Provider) {
 		if keys == nil {
 			keys = newSource(at, m.options.Transport, m.options.Clock, m.options.Log, m.tasks)
 		}
-		byIssuer[p.Issuer] = &provider{p, keys}
+		byIssuer[p.Issuer] = &provider{p, keys, p.allTerms()}
 	}
 	m.providers.Store(&byIssuer)
 }
@@ -161,13 +164,18 @@ func (m *Method) Identify(ctx context.Context, e authn.Evidence) (authn.Who, err
 // Kind implements authn.Renewer.
 func (m *Method) Kind() string { return ident.KindOIDC }
 
-// Again implements authn.Renewer: the provider must still be believed. It is not asked:
-// what it says of somebody now, only a new token tells.
+// Again implements authn.Renewer: the provider must still be believed, and by the terms by
+// which the token was. It is not asked: what it says of somebody now, only a new token tells.
 func (m *Method) Again(_ context.Context, r authn.Renewal) (authn.Who, error) {
 	name := r.Identity.Provider()
 	for _, p := range *m.providers.Load() {
-		if p.Name == name {
-			return authn.Who{Identity: r.Identity, Provider: name}, nil
+		switch {
+		case p.Name != name:
+		case !p.taken[r.By]:
+			return authn.Who{}, refuseAs(wire.Expired, "log in again", "what this platform asks of your provider's tokens was changed since you logged in",
+				"the provider %s has other terms than %.32q now", name, r.By)
+		default:
+			return authn.Who{Identity: r.Identity, Provider: name, By: r.By}, nil
 		}
 	}
 	return authn.Who{}, refuse("log in with a provider of this platform", "the provider that you logged in with is not known here any more",
@@ -205,8 +213,7 @@ func (p *provider) meant(t token) error {
 	known := slices.Contains(p.AuthorizedParties, t.azp) || p.audience(t.azp)
 	switch {
 	case t.kind == TokenAccess:
-		// An access token is for a service, whichever client holds it, unless that is set.
-		if len(p.AuthorizedParties) > 0 && !known {
+		if p.asksParty(t.kind) && !known {
 			return refuse(hint, "the token was made for a program that is not known here", "its client is %.100q", t.azp)
 		}
 	case t.azp != "":
@@ -295,7 +302,7 @@ func (p *provider) who(t token) (authn.Who, error) {
 				"the claim %q is %.100q, and none of %q", claim, some(t.claims[claim].values), accepted)
 		}
 	}
-	w := authn.Who{Provider: p.Name, Claims: make(map[string][]string, len(t.claims))}
+	w := authn.Who{Provider: p.Name, By: p.termsOf(t).by(), Claims: make(map[string][]string, len(t.claims))}
 	for name, c := range t.claims {
 		w.Claims[name] = c.values
 	}

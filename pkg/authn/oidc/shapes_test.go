@@ -305,17 +305,82 @@ func TestAgain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	again, err := p.Again(t.Context(), authn.Renewal{Identity: who.Identity})
+	again, err := p.Again(t.Context(), authn.Renewal{Identity: who.Identity, By: who.By})
 	if err != nil || again.Identity != who.Identity || again.Provider != who.Provider {
 		t.Errorf("%+v, %v", again, err)
 	}
 	renamed := provider(t)
 	renamed.Name = label(t, "renamed")
 	p.Use([]oidc.Provider{renamed})
-	if who, err := p.Again(t.Context(), authn.Renewal{Identity: who.Identity}); code(err) != wire.BadIdentity || !who.Identity.IsZero() {
+	if who, err := p.Again(t.Context(), authn.Renewal{Identity: who.Identity, By: who.By}); code(err) != wire.BadIdentity || !who.Identity.IsZero() {
 		t.Errorf("of a provider that is gone: %+v, %v", who, err)
 	}
 	if _, err := p.Again(t.Context(), authn.Renewal{Identity: ident.Identity{}}); code(err) != wire.BadIdentity {
 		t.Errorf("of nobody: %v", err)
+	}
+}
+
+// TestTermsAgain: a session ends where a token such as it began with is not taken any more,
+// and goes on where other tokens are taken besides, or others no longer.
+func TestTermsAgain(t *testing.T) {
+	id := []func(map[string]any){set("hd", "corp.example"), set("azp", "web"), set("aud", []string{audience, "web"})}
+	access := []func(map[string]any){set("client_id", "robot")}
+	for what, c := range map[string]struct {
+		access bool
+		change func(*oidc.Provider)
+		ends   bool
+	}{
+		"nothing":                           {change: func(*oidc.Provider) {}},
+		"another audience is taken":         {change: func(p *oidc.Provider) { p.Audiences = append([]string{"mobile"}, p.Audiences...) }},
+		"another program is taken":          {change: func(p *oidc.Provider) { p.AuthorizedParties = append([]string{"mobile"}, p.AuthorizedParties...) }},
+		"another program is not taken":      {change: func(p *oidc.Provider) { p.AuthorizedParties = []string{"web"} }},
+		"other algorithms":                  {change: func(p *oidc.Provider) { p.Algorithms = []string{"RS256"} }},
+		"the claim with groups":             {change: func(p *oidc.Provider) { p.GroupsClaim = "roles" }},
+		"access tokens are not taken":       {change: func(p *oidc.Provider) { p.Tokens = []string{oidc.TokenID} }},
+		"another issuer":                    {change: func(p *oidc.Provider) { p.Issuer = "https://evil.example" }, ends: true},
+		"its audience is not taken":         {change: func(p *oidc.Provider) { p.Audiences = []string{"mobile"} }, ends: true},
+		"its program is not taken":          {change: func(p *oidc.Provider) { p.AuthorizedParties = []string{"desktop"} }, ends: true},
+		"ID tokens are not taken":           {change: func(p *oidc.Provider) { p.Tokens = []string{oidc.TokenAccess} }, ends: true},
+		"more is required":                  {change: func(p *oidc.Provider) { p.Required = map[string][]string{"hd": {"corp.example"}} }, ends: true},
+		"another claim says who it is":      {change: func(p *oidc.Provider) { p.SubjectClaim = "oid" }, ends: true},
+		"another claim is the name":         {change: func(p *oidc.Provider) { p.NameClaim = "login" }, ends: true},
+		"of a program, the same":            {access: true, change: func(*oidc.Provider) {}},
+		"of a program, ID tokens":           {access: true, change: func(p *oidc.Provider) { p.Tokens = []string{oidc.TokenID} }, ends: true},
+		"of a program, some programs alone": {access: true, change: func(p *oidc.Provider) { p.AuthorizedParties = []string{"robot"} }},
+		"of a program, others alone":        {access: true, change: func(p *oidc.Provider) { p.AuthorizedParties = []string{"web"} }, ends: true},
+	} {
+		p := newPlatform(t, func(p *oidc.Provider) {
+			p.AuthorizedParties, p.Tokens = []string{"web", "desktop", "robot"}, []string{oidc.TokenID, oidc.TokenAccess}
+		})
+		token := p.corp.Token(p.claims(id...))
+		if c.access {
+			token = p.corp.TokenWith(map[string]any{"typ": "at+jwt", "alg": "ES256", "kid": p.corp.Key().ID}, p.claims(access...))
+		}
+		who, err := p.ask(t, token)
+		if err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+		changed := provider(t)
+		changed.AuthorizedParties, changed.Tokens = []string{"web", "desktop", "robot"}, []string{oidc.TokenID, oidc.TokenAccess}
+		c.change(&changed)
+		p.Use([]oidc.Provider{changed})
+		again, err := p.Again(t.Context(), authn.Renewal{Identity: who.Identity, By: who.By})
+		if want := map[bool]wire.Code{true: wire.Expired}[c.ends]; code(err) != want {
+			t.Errorf("%s: %v, and not %q", what, err, want)
+		}
+		if err == nil && (again.By != who.By || again.Identity != who.Identity) {
+			t.Errorf("%s: %+v", what, again)
+		}
+	}
+	// Where any program's access tokens are taken, it does not matter whose it was.
+	p := newPlatform(t, func(p *oidc.Provider) { p.Tokens = []string{oidc.TokenAccess} })
+	header := map[string]any{"typ": "at+jwt", "alg": "ES256", "kid": p.corp.Key().ID}
+	one, err := p.ask(t, p.corp.TokenWith(header, p.claims(access...)))
+	other, oerr := p.ask(t, p.corp.TokenWith(header, p.claims(set("client_id", "another"))))
+	if err != nil || oerr != nil || one.By != other.By {
+		t.Errorf("%+v %v, %+v %v", one, err, other, oerr)
+	}
+	if _, err := p.Again(t.Context(), authn.Renewal{Identity: one.Identity, By: one.By}); err != nil {
+		t.Error(err)
 	}
 }
