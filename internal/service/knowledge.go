@@ -53,6 +53,9 @@ type knowledge struct {
 func (c *Config) know(nc *nats.Conn, self ident.UserKey, secret []byte, log *slog.Logger) (*knowledge, error) {
 	k := &knowledge{log: log}
 	k.projection = ledger.NewProjection(k.told)
+	if c.Service == Registrar && c.Region == c.platform.Home {
+		k.projection.CountHolders()
+	}
 	k.openCopy(filepath.Join(c.State, copyFile), secret, diskcopy.About{Operator: c.operator, Region: c.Region, Service: self}, c.opener)
 	// The folder's document is what there is at the very first start; any other has a
 	// higher version.

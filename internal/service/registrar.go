@@ -211,9 +211,9 @@ func (k *keeper) listen(nc *nats.Conn, region ident.Region) error {
 	return nil
 }
 
-// issued sees whether a credential keeps an open name for longer.
+// issued sees whether a credential keeps a name for longer.
 func (k *keeper) issued(rec ledger.Record) {
-	if rec.Name.IsZero() || rec.Identity.Kind() != ident.KindOpen {
+	if rec.Name.IsZero() {
 		return
 	}
 	n, gone, ok := k.know.projection.Name(rec.Name)
@@ -251,6 +251,9 @@ func (c *Config) decide(ctx, run context.Context, r *Running, k *keeper, log *sl
 	}
 	home := &registrar.Home{
 		Decider: decider, Document: k.know.document, Issuers: auth, Limits: registrar.DefaultLimits(), Log: log, Now: time.Now,
+		Names: func(id ident.Identity, enough int) int {
+			return k.know.projection.NamesOf(id, enough, k.know.document().Names, time.Now())
+		},
 		Methods: authn.Methods{k.logins}, AccessKey: k.know.projection.AccessKey, Redeemed: k.know.projection.Redeemed,
 		Suspended: func(id ident.Identity) bool {
 			_, denied := k.know.projection.Denied(id, ident.AccountKey{}, ident.UserKey{})

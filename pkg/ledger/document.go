@@ -82,7 +82,7 @@ func openDocument(op *trust.Operator, e trust.Entry) (*Document, error) {
 	}
 	// A name that gains less than a step is not kept for longer: with a step beyond the
 	// lapse it would lapse in its holder's hands.
-	if b.Names.Lapse <= 0 || b.Names.Rest < 0 || b.Names.Step <= 0 || b.Names.Step > b.Names.Lapse {
+	if b.Names.Lapse <= 0 || b.Names.Rest < 0 || b.Names.Step <= 0 || b.Names.Step > b.Names.Lapse || b.Names.Most < 0 || b.Names.Most > MaxMostNames {
 		return nil, fmt.Errorf("its rules for names are out of shape")
 	}
 	d.index = sync.OnceValue(func() *policy.Index { return policy.NewIndex(d.Policy) })

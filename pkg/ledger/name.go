@@ -12,10 +12,12 @@ import (
 // Name is what the ledger has of a name: who holds it, and until when.
 //
 // A name belongs to an identity, which may use it with several nkeys at once. A name
-// that came with a grant is held until it is released. An open name, whose holder
-// proved nothing but an nkey, lapses some time after that nkey's last credential
-// ended. Whether released or lapsed, it then rests: its last holder may take it
-// again, nobody else may, so that nobody is taken for who had it yesterday.
+// that came with a grant or a proof is held until it is released. One that its holder
+// chose, or whose holder is known by an nkey alone, lapses some time after the last
+// credential under it ended, and of those that it chooses an identity has a few: names are
+// few, and nkeys and wishes are not. Whether released or lapsed, a name then rests: its last
+// holder may take it again, nobody else may, so that nobody is taken for who had it
+// yesterday.
 type Name struct {
 	Holder  ident.Identity `json:"holder"`
 	Claimed int64          `json:"claimed"`         // seconds since 1970
@@ -27,14 +29,31 @@ type Name struct {
 
 // NameRules say how long names are kept.
 type NameRules struct {
-	Lapse time.Duration `json:"lapse"` // how long an open name outlives its last credential
+	Lapse time.Duration `json:"lapse"` // how long a name that lapses outlives its last credential
 	Rest  time.Duration `json:"rest"`  // how long a name that is gone is kept from others
-	// Step is the least by which an open name's time is extended, so that a name is
-	// not written again at each renewal.
+	// Step is the least by which a name's time is extended, so that a name is not written
+	// again at each renewal.
 	Step time.Duration `json:"step"`
+	// Most is how many names an identity may have and choose another: 0 is DefaultMostNames.
+	Most int `json:"most,omitempty"`
 }
 
-// DefaultNameRules say that an open name lapses after 30 days and rests for a week.
+// DefaultMostNames is enough for a person with a few and for a service whose replicas have
+// names of their own; MaxMostNames is the most that may be set.
+const (
+	DefaultMostNames = 64
+	MaxMostNames     = 100_000
+)
+
+// AtMost is how many names an identity may have and choose another.
+func (r NameRules) AtMost() int {
+	if r.Most <= 0 {
+		return DefaultMostNames
+	}
+	return r.Most
+}
+
+// DefaultNameRules say that a name lapses after 30 days and rests for a week.
 func DefaultNameRules() NameRules {
 	const day = 24 * time.Hour
 	return NameRules{Lapse: 30 * day, Rest: 7 * day, Step: day}
@@ -91,34 +110,49 @@ type Claim struct {
 	User     ident.UserKey
 	Nonce    string
 	Expires  time.Time // when the last credential ends that may be given for this claim
+	Chosen   bool      // nothing gives the name but the wish for it
+	// May is asked before a name is given that the identity does not have, perhaps several
+	// times; its error is given. nil allows it.
+	May func() error
 }
 
-// until is when a name lapses that is used until expires; 0 if it does not.
-func (r NameRules) until(id ident.Identity, expires time.Time) int64 {
-	if id.Kind() != ident.KindOpen {
+// until is when a name lapses that is used until c.Expires; 0 if it does not.
+func (r NameRules) until(c Claim) int64 {
+	if k := c.Identity.Kind(); !c.Chosen && k != ident.KindOpen && k != ident.KindInvite {
 		return 0
 	}
-	return expires.Add(r.Lapse).Unix()
+	return c.Expires.Add(r.Lapse).Unix()
 }
 
 // claim is the rule: nil if the name is the claimer's as it should be.
 func (r NameRules) claim(cur *Entry, c Claim, now time.Time) (*draft, error) {
 	fresh := Name{
-		Holder: c.Identity, Claimed: now.Unix(), Until: r.until(c.Identity, c.Expires), User: c.User, Nonce: c.Nonce,
+		Holder: c.Identity, Claimed: now.Unix(), Until: r.until(c), User: c.User, Nonce: c.Nonce,
+	}
+	give := func() (*draft, error) {
+		if c.May != nil {
+			if err := c.May(); err != nil {
+				return nil, err
+			}
+		}
+		return &draft{at: now, body: fresh}, nil
 	}
 	if cur == nil {
-		return &draft{at: now, body: fresh}, nil
+		return give()
 	}
 	n, _ := cur.Body.(Name)
 	switch r.stateAt(&n, cur.Denies, now) {
 	case held:
 		if n.Holder.Becomes(c.Identity) {
-			return &draft{at: now, body: fresh}, nil
+			return give()
 		}
 		if n.Holder != c.Identity {
 			return nil, ErrTaken
 		}
-		if n.Until == 0 || fresh.Until-n.Until < int64(r.Step/time.Second) {
+		switch {
+		case n.Until == 0: // it was given once, and is kept
+			return nil, nil
+		case fresh.Until != 0 && fresh.Until-n.Until < int64(r.Step/time.Second):
 			return nil, nil
 		}
 		n.Until = fresh.Until
@@ -128,7 +162,7 @@ func (r NameRules) claim(cur *Entry, c Claim, now time.Time) (*draft, error) {
 			return nil, ErrResting
 		}
 	}
-	return &draft{at: now, body: fresh}, nil
+	return give()
 }
 
 // Claim gives a name to an identity unless it is, or lately was, another's. Of two
@@ -152,7 +186,7 @@ func (d *Decider) Free(ctx context.Context, name ident.Name, id ident.Identity, 
 	return nil
 }
 
-// Refresh keeps an open name for its holder, who has a credential until expires. It
+// Refresh keeps a name that lapses for its holder, who has a credential until expires. It
 // changes nothing for anybody else, for names that do not lapse, and where less than
 // Rules.Step would be gained. ErrNotFound if the identity does not hold the name.
 func (d *Decider) Refresh(ctx context.Context, name ident.Name, id ident.Identity, expires, now time.Time) (Entry, error) {
@@ -164,7 +198,7 @@ func (d *Decider) Refresh(ctx context.Context, name ident.Name, id ident.Identit
 		if d.Rules.stateAt(&n, cur.Denies, now) != held || n.Holder != id {
 			return nil, ErrNotFound
 		}
-		until := d.Rules.until(id, expires)
+		until := expires.Add(d.Rules.Lapse).Unix()
 		if n.Until == 0 || until-n.Until < int64(d.Rules.Step/time.Second) {
 			return nil, nil
 		}
@@ -174,8 +208,9 @@ func (d *Decider) Refresh(ctx context.Context, name ident.Name, id ident.Identit
 }
 
 // Release takes a name from its holder, by an administrator's decision. It rests
-// then; releasing it again changes nothing. ErrNotFound if nobody has it.
-func (d *Decider) Release(ctx context.Context, name ident.Name, now time.Time) (Entry, error) {
+// then; releasing it again changes nothing. from is who was seen to have it, zero for whoever
+// has. ErrNotFound if nobody has it, ErrOld if another does.
+func (d *Decider) Release(ctx context.Context, name ident.Name, from ident.Identity, now time.Time) (Entry, error) {
 	return d.decide(ctx, NameKey(name), func(cur *Entry) (*draft, error) {
 		if cur == nil {
 			return nil, ErrNotFound
@@ -189,6 +224,9 @@ func (d *Decider) Release(ctx context.Context, name ident.Name, now time.Time) (
 		}
 		if d.Rules.stateAt(&n, false, now) != held {
 			return nil, ErrNotFound // it lapsed, and its rest is not to begin again
+		}
+		if !from.IsZero() && n.Holder != from {
+			return nil, ErrOld
 		}
 		n.Rests = now.Add(d.Rules.Rest).Unix()
 		return &draft{at: now, denies: true, body: n}, nil

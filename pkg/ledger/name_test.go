@@ -42,6 +42,7 @@ func TestClaim(t *testing.T) {
 func TestNameInTime(t *testing.T) {
 	user := ledgertest.User(t)
 	a, b, key := ident.OpenIdentity(user), open(t), ident.KeyIdentity(keyID(t, "HKABCDEFGHIJKLMNOPQR"))
+	invited := ident.InviteIdentity(ledgertest.User(t))
 	alice := name(t, "alice")
 	type step struct {
 		after   time.Duration // since the claim, whose credential ends then
@@ -101,6 +102,25 @@ func TestNameInTime(t *testing.T) {
 			{31 * day, "release", a, ledger.ErrNotFound, false},
 			{37 * day, "claim", b, nil, true},
 		},
+		"chosen by who proved more than an nkey": {
+			{37 * day, "choose", key, nil, true},
+			{37 * day, "heldby", key, nil, false},
+			{38 * day, "refresh", key, nil, true},
+			{68 * day, "claim", b, ledger.ErrTaken, false},
+			{68*day + time.Second, "claim", b, ledger.ErrResting, false},
+			{75 * day, "claim", b, nil, true},
+		},
+		"chosen once, and given since": {
+			{37 * day, "choose", key, nil, true},
+			{38 * day, "claim", key, nil, true},
+			{10000 * day, "claim", b, ledger.ErrTaken, false},
+			{10000 * day, "choose", key, nil, false}, // what was given is kept
+		},
+		"an invitation's name, whose holder is an nkey": {
+			{37 * day, "claim", invited, nil, true},
+			{67*day + time.Second, "claim", b, ledger.ErrResting, false},
+			{74 * day, "claim", b, nil, true},
+		},
 		"a grant's name is held until it is released": {
 			{37 * day, "claim", key, nil, true},
 			{10000 * day, "claim", a, ledger.ErrTaken, false},
@@ -121,12 +141,16 @@ func TestNameInTime(t *testing.T) {
 				var e ledger.Entry
 				var err error
 				switch s.do {
+				case "choose":
+					c := claimOf(alice, s.by, user, at)
+					c.Chosen = true
+					e, err = h.Claim(t.Context(), c, at)
 				case "claim":
 					e, err = h.Claim(t.Context(), claimOf(alice, s.by, user, at), at)
 				case "refresh":
 					e, err = h.Refresh(t.Context(), alice, s.by, at, at)
 				case "release":
-					e, err = h.Release(t.Context(), alice, at)
+					e, err = h.Release(t.Context(), alice, ident.Identity{}, at)
 				case "heldby":
 					token, _, _ := h.store.Get(t.Context(), ledger.NameKey(alice))
 					e = must[ledger.Entry](t)(h.Opener().Open(ledger.NameKey(alice).String(), token))
@@ -150,7 +174,7 @@ func TestNamesThatNobodyHas(t *testing.T) {
 	h := newHome(t)
 	_, err := h.Refresh(t.Context(), name(t, "alice"), open(t), now(), now())
 	want(t, "refreshing", err, ledger.ErrNotFound)
-	_, err = h.Release(t.Context(), name(t, "alice"), now())
+	_, err = h.Release(t.Context(), name(t, "alice"), ident.Identity{}, now())
 	want(t, "releasing", err, ledger.ErrNotFound)
 }
 
@@ -200,7 +224,7 @@ func TestNamesAgainstAModel(t *testing.T) {
 					until, freeAt = lapses, lapses.Add(h.Rules.Rest)
 				}
 			case "release":
-				_, err = h.Release(t.Context(), alice, at)
+				_, err = h.Release(t.Context(), alice, ident.Identity{}, at)
 				if !held && !released {
 					wanted = ledger.ErrNotFound
 				}
@@ -243,4 +267,104 @@ func TestOpenBecomesInvited(t *testing.T) {
 	if err := claim(ident.OpenIdentity(key), key); !errors.Is(err, ledger.ErrTaken) {
 		t.Errorf("openly again: %v", err)
 	}
+}
+
+// TestReleaseFrom: what another has by now is not released by who saw an earlier holder.
+func TestReleaseFrom(t *testing.T) {
+	h := newHome(t)
+	a, b, alice := open(t), open(t), name(t, "alice")
+	if _, err := h.Claim(t.Context(), claimOf(alice, a, ledgertest.User(t), now()), now()); err != nil {
+		t.Fatal(err)
+	}
+	_, err := h.Release(t.Context(), alice, b, now())
+	want(t, "from another", err, ledger.ErrOld)
+	e, err := h.Release(t.Context(), alice, a, now())
+	if err != nil || !e.Denies {
+		t.Errorf("from its holder: %+v %v", e, err)
+	}
+}
+
+// TestClaimMay: who may have no more names is told before one is given, and not where
+// nothing is given.
+func TestClaimMay(t *testing.T) {
+	h := newHome(t)
+	full := errors.New("full")
+	user := ledgertest.User(t)
+	a, alice := ident.OpenIdentity(user), name(t, "alice")
+	asked := 0
+	ask := func(n ident.Name, id ident.Identity, may error, at time.Time) error {
+		c := claimOf(n, id, user, at)
+		c.May = func() error { asked++; return may }
+		_, err := h.Claim(t.Context(), c, at)
+		return err
+	}
+	want(t, "without room", ask(alice, a, full, now()), full)
+	if token, _, err := h.store.Get(t.Context(), ledger.NameKey(alice)); !errors.Is(err, ledger.ErrNotFound) {
+		t.Errorf("it was given: %q", token)
+	}
+	want(t, "with room", ask(alice, a, nil, now()), nil)
+	want(t, "what it has", ask(alice, a, full, now()), nil)
+	want(t, "another's", ask(alice, open(t), full, now()), ledger.ErrTaken)
+	if asked != 2 {
+		t.Errorf("it was asked %d times", asked)
+	}
+	// The same key with an invitation is another who has names.
+	want(t, "with an invitation", ask(alice, ident.InviteIdentity(user), full, now()), full)
+	h.Advance(100 * day)
+	want(t, "when it lapsed", ask(alice, a, full, now().Add(50*day)), full)
+}
+
+// TestNamesOf: how many names somebody has is what a look at all of them says, whatever came
+// in whatever order, from the ledger or from a copy.
+func TestNamesOf(t *testing.T) {
+	ids := []ident.Identity{open(t), open(t), ident.KeyIdentity(keyID(t, "HKABCDEFGHIJKLMNOPQR"))}
+	var names []ident.Name
+	for _, s := range []string{"a", "b", "c", "d", "e", "f"} {
+		names = append(names, name(t, s))
+	}
+	rules := ledger.DefaultNameRules()
+	rapid.Check(t, func(t *rapid.T) {
+		p := ledger.NewProjection(nil)
+		p.CountHolders()
+		for range rapid.IntRange(0, 60).Draw(t, "changes") {
+			k := ledger.KnownName{
+				Name:   rapid.SampledFrom(names).Draw(t, "name"),
+				Holder: rapid.SampledFrom(ids).Draw(t, "holder"), Version: rapid.Uint64Range(1, 5).Draw(t, "version"),
+				Denies: rapid.Bool().Draw(t, "denies"), At: rapid.Int64Range(1, 9).Draw(t, "at"),
+			}
+			if rapid.Bool().Draw(t, "lapses") {
+				k.Until = now().Unix() + rapid.Int64Range(-2, 2).Draw(t, "until")
+			}
+			if rapid.Bool().Draw(t, "copied") {
+				p.RestoreName(k)
+				continue
+			}
+			p.Apply(ledger.Entry{
+				Key: ledger.NameKey(k.Name), Version: k.Version, Denies: k.Denies, At: time.UnixMilli(k.At),
+				Body: ledger.Name{Holder: k.Holder, Until: k.Until},
+			})
+		}
+		for _, id := range ids {
+			has, listed := 0, 0
+			p.Names(func(k ledger.KnownName) bool {
+				if k.Holder != id || k.Denies {
+					return true
+				}
+				listed++
+				if k.Until == 0 || now().Unix() <= k.Until {
+					has++
+				}
+				return true
+			})
+			for enough := range 8 {
+				want := listed
+				if listed >= enough {
+					want = has
+				}
+				if got := p.NamesOf(id, enough, rules, now()); got != want {
+					t.Fatalf("%s has %d names, and %d of them now; of %d it says %d", id, listed, has, enough, got)
+				}
+			}
+		}
+	})
 }

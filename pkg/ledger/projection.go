@@ -27,6 +27,7 @@ type Projection struct {
 	others [2]otherEntries // decided in home, denials
 	doc    atomic.Pointer[Entry]
 	digest digest // of denials
+	held   *holders
 
 	changed func(Entry) // called for each entry that came to hold; may be nil
 }
@@ -93,10 +94,12 @@ func (p *Projection) applyName(n ident.Name, next name) bool {
 	cur := s.t.find(hash, n)
 	switch {
 	case cur == nil:
+		p.held.swap(p.seed, name{}, next)
 		s.t.add(hash, n, next)
 	case !next.beats(cur.order):
 		return false
 	default:
+		p.held.swap(p.seed, *cur, next)
 		*cur = next
 	}
 	return true

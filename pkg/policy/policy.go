@@ -259,6 +259,8 @@ type Grant struct {
 	Tags     []string
 	// Met is the offer's sum, where it asks something of groups or claims; By is the proof's.
 	Met, By string
+	// Chosen tells that nothing gave the name but the wish for it.
+	Chosen bool
 	// Line is the offer that decided: its place in Policy.Offers.
 	Line int
 }
@@ -325,7 +327,7 @@ func (o *Offer) refuses(w Wish) string {
 
 // grant is what the offer gives to who may have it.
 func (o *Offer) grant(a Asker, w Wish, sum string, now time.Time) (Grant, *wire.Error) {
-	name, err := o.name(a, w)
+	name, chosen, err := o.name(a, w)
 	if err != nil {
 		return Grant{}, err
 	}
@@ -343,15 +345,15 @@ func (o *Offer) grant(a Asker, w Wish, sum string, now time.Time) (Grant, *wire.
 		}
 	}
 	return Grant{
-		Identity: a.Identity, Account: o.Account, Role: o.Role, Name: name, TTL: ttl, Met: sum, By: a.By,
+		Identity: a.Identity, Account: o.Account, Role: o.Role, Name: name, Chosen: chosen, TTL: ttl, Met: sum, By: a.By,
 		Tags: append(ownTags(a, sum), o.Tags...),
 	}, nil
 }
 
 // name is the name that goes with the offer or with the proof, or else the one that is
-// asked for.
-func (o *Offer) name(a Asker, w Wish) (ident.Name, *wire.Error) {
-	name := o.Name
+// asked for: then it is chosen.
+func (o *Offer) name(a Asker, w Wish) (name ident.Name, chosen bool, _ *wire.Error) {
+	name = o.Name
 	if name.IsZero() {
 		name = o.granted(a.Granted, w.Name)
 	}
@@ -360,13 +362,13 @@ func (o *Offer) name(a Asker, w Wish) (ident.Name, *wire.Error) {
 	}
 	switch {
 	case name.IsZero() && w.Name.IsZero():
-		return name, wire.Errorf(wire.BadName, "ask with a name, such as alice", "who you are brings no name of its own")
+		return name, false, wire.Errorf(wire.BadName, "ask with a name, such as alice", "who you are brings no name of its own")
 	case name.IsZero():
-		return w.Name, nil
+		return w.Name, true, nil
 	case !w.Name.IsZero() && w.Name != name:
-		return name, wire.Errorf(wire.BadName, "ask without a name", "your name here is %s, and no other", name)
+		return name, false, wire.Errorf(wire.BadName, "ask without a name", "your name here is %s, and no other", name)
 	}
-	return name, nil
+	return name, false, nil
 }
 
 // granted is the name that goes with what a proof is for. It may be for the role several

@@ -33,6 +33,8 @@ type Home struct {
 	AccessKey func(ident.KeyID) (authn.KeyRecord, bool)
 	// Redeemed gives what the invitations are for that a user has used.
 	Redeemed func(ident.UserKey) []authn.Granted
+	// Names gives how many names an identity has; fewer than enough may be too many.
+	Names func(id ident.Identity, enough int) int
 	// Methods are ways to show who asks, beside those that need the ledger alone.
 	Methods authn.Methods
 	Limits  *Limits
@@ -40,6 +42,7 @@ type Home struct {
 	Now     func() time.Time
 
 	damaged uint64 // atomic
+	rooms   rooms
 }
 
 // Damaged is how many requests were refused because home's bucket has something that is
@@ -195,11 +198,17 @@ func (h *Home) claim(ctx context.Context, a asked) (ledger.Entry, error) {
 		return ledger.Entry{}, wire.Errorf(wire.Suspended, "ask the platform's operator", "this identity is suspended")
 	}
 	now := h.Now()
-	return h.Decider().Claim(ctx, ledger.Claim{
-		Name: grant.Name, Identity: grant.Identity, User: a.request.UserKey, Nonce: a.request.Nonce,
+	c := ledger.Claim{
+		Name: grant.Name, Identity: grant.Identity, User: a.request.UserKey, Nonce: a.request.Nonce, Chosen: grant.Chosen,
 		// The issuer gives no longer life than this, and gives it a moment later.
 		Expires: now.Add(h.Document().Policy.Longest()),
-	}, now)
+	}
+	if grant.Chosen {
+		room := h.room(grant.Identity)
+		defer room.leave()
+		c.May = room.enter
+	}
+	return h.Decider().Claim(ctx, c, now)
 }
 
 func (h *Home) decide(a asked, who authn.Who) (policy.Grant, *wire.Error) {

@@ -47,6 +47,7 @@ type bench struct {
 	log       *logged
 	document  *ledger.Document
 	suspended map[ident.Identity]bool
+	keys      map[ident.KeyID]authn.KeyRecord
 	issuer    string // user JWTs of those who might ask
 	guest     string
 	member    string
@@ -70,7 +71,7 @@ func newBench(t *testing.T) *bench {
 	ams := must(ident.ParseRegion("ams"))
 	b := &bench{
 		t: t, store: new(memory.Decisions), now: time.Now().Truncate(time.Millisecond), log: new(logged),
-		suspended: map[ident.Identity]bool{},
+		suspended: map[ident.Identity]bool{}, keys: map[ident.KeyID]authn.KeyRecord{},
 	}
 	var err error
 	b.p, err = platform.Init(t.Context(), filepath.Join(t.TempDir(), "p"), platform.Spec{
@@ -94,15 +95,28 @@ func newBench(t *testing.T) *bench {
 		Store: b.store, Opener: ledger.Opener{Operator: b.p.Operator, Now: clock}, Signer: ledger.KeySigner{Key: b.signing},
 		Rules: b.p.Full.Names,
 	}
-	b.home = &registrar.Home{
-		Decider:   func() *ledger.Decider { d := b.decider; return &d },
+	b.home = b.registrar()
+	return b
+}
+
+// registrar is one of home's registrars, which knows by itself what it decided.
+func (b *bench) registrar() *registrar.Home {
+	known := ledger.NewProjection(nil)
+	known.CountHolders()
+	clock := func() time.Time { return b.now }
+	return &registrar.Home{
+		Decider: func() *ledger.Decider {
+			d := b.decider
+			d.Rules, d.Decided = b.document.Names, func(e ledger.Entry) { known.Apply(e) }
+			return &d
+		},
 		Document:  func() *ledger.Document { return b.document },
 		Suspended: func(id ident.Identity) bool { return b.suspended[id] },
-		AccessKey: func(ident.KeyID) (authn.KeyRecord, bool) { return authn.KeyRecord{}, false },
+		AccessKey: func(id ident.KeyID) (authn.KeyRecord, bool) { k, ok := b.keys[id]; return k, ok },
 		Redeemed:  func(ident.UserKey) []authn.Granted { return nil },
+		Names:     func(id ident.Identity, enough int) int { return known.NamesOf(id, enough, b.document.Names, b.now) },
 		Issuers:   must(ident.ParseLabel(platform.Auth)), Limits: registrar.DefaultLimits(), Log: b.log.logger(), Now: clock,
 	}
-	return b
 }
 
 func token(t *testing.T, path string) string {
@@ -283,7 +297,7 @@ func TestClaim(t *testing.T) {
 		t.Error(werr)
 	}
 	// A name that rests is nobody else's, and its last holder's again.
-	if _, err := b.decider.Release(t.Context(), name, b.now); err != nil {
+	if _, err := b.decider.Release(t.Context(), name, ident.Identity{}, b.now); err != nil {
 		t.Fatal(err)
 	}
 	if _, werr := b.claims(b.claim(mallory, "alice", nil)); werr == nil || werr.Code != wire.NameTaken {
@@ -612,7 +626,7 @@ func TestCodesAreRefusedAlike(t *testing.T) {
 func TestRedeemAtOnce(t *testing.T) {
 	b := newBench(t)
 	id := b.invite(code, 3, time.Hour)
-	other := *b.home
+	other := b.registrar()
 	doors := []endpoint.Handler{b.home.Endpoints()[1].Handler, other.Endpoints()[1].Handler}
 	const users = 6
 	var (
@@ -810,4 +824,108 @@ func TestEndpoints(t *testing.T) {
 	if resp.Err != nil || b.entry("alice") == "" {
 		t.Errorf("%+v", resp)
 	}
+}
+
+// TestNamesChosen: of the names that it chooses somebody has a few, however it asks; what is
+// given does not count for who is to get it.
+func TestNamesChosen(t *testing.T) {
+	b := newBench(t)
+	b.document.Names.Most = 3
+	alice := newUser(t)
+	full := func(what, name string, key *keystore.Key, change func(*wire.Request)) {
+		t.Helper()
+		if _, werr := b.claims(b.claim(key, name, change)); werr == nil || werr.Code != wire.BadName || !strings.Contains(werr.Message, "you have 3 names") || werr.Hint == "" {
+			t.Errorf("%s: %+v", what, werr)
+		}
+		if b.entry(name) != "" {
+			t.Errorf("%s: it was given", what)
+		}
+	}
+	has := func(what, name string, key *keystore.Key, change func(*wire.Request)) {
+		t.Helper()
+		if _, werr := b.claims(b.claim(key, name, change)); werr != nil {
+			t.Errorf("%s: %v", what, werr)
+		}
+	}
+	for i := range 3 {
+		has("one of a few", fmt.Sprintf("a%d", i), alice, nil)
+	}
+	full("one too many", "a3", alice, nil)
+	has("one that it has", "a1", alice, nil)
+	has("somebody else", "b0", newUser(t), nil)
+
+	// A name that is released makes room, once it is looked at again.
+	id := ident.OpenIdentity(must(ident.ParseUserKey(alice.Public())))
+	if _, err := b.home.Decider().Release(t.Context(), must(ident.ParseName("a0")), id, b.now); err != nil {
+		t.Fatal(err)
+	}
+	full("within a minute", "a3", alice, nil)
+	b.now = b.now.Add(time.Minute)
+	has("a minute later", "a3", alice, nil)
+	full("and no more", "a4", alice, nil)
+
+	// What a grant gives is given.
+	given := b.document.Policy.Offers[0]
+	given.Kind, given.Identity, given.Name = "", &id, must(ident.ParseName("given"))
+	more := *b.document
+	more.Policy.Offers = append([]policy.Offer{given}, more.Policy.Offers...)
+	b.document = &more
+	has("given", "given", alice, nil)
+
+	// An invitation for the same key takes names with it, and gives no room for more.
+	b.invite(code, 1, time.Hour)
+	if _, werr := b.redeems(alice, code, nonce(1)); werr != nil {
+		t.Fatal(werr)
+	}
+	for _, n := range []string{"a1", "a2", "a3"} {
+		has("with an invitation", n, alice, invited(code))
+	}
+	full("with an invitation", "a4", alice, invited(code))
+}
+
+// TestNamesChosenAtOnce: so it is for who asks for all of them at the same moment.
+func TestNamesChosenAtOnce(t *testing.T) {
+	b := newBench(t)
+	b.document.Names.Most = 3
+	const asked = 24
+	moved, open := make(chan struct{}, asked), make(chan struct{})
+	b.decider.Store = gated{b.store, moved, open}
+	key := newUser(t)
+	door := b.home.Endpoints()[0].Handler
+	var work sync.WaitGroup
+	for i := range asked {
+		r := b.request(b.claim(key, fmt.Sprintf("n%d", i), nil))
+		work.Go(func() {
+			if resp := door(t.Context(), r); resp.Err != nil {
+				moved <- struct{}{}
+			}
+		})
+	}
+	for range asked { // each was refused, or is about to be stored
+		<-moved
+	}
+	close(open)
+	work.Wait()
+	given := 0
+	for i := range asked {
+		if b.entry(fmt.Sprintf("n%d", i)) != "" {
+			given++
+		}
+	}
+	if given != 3 {
+		t.Errorf("%d names were given", given)
+	}
+}
+
+// gated says when something is to be stored, and stores it once it is open.
+type gated struct {
+	ledger.DecisionStore
+	moved chan<- struct{}
+	open  <-chan struct{}
+}
+
+func (g gated) Put(ctx context.Context, k ledger.Key, token string, revision uint64) error {
+	g.moved <- struct{}{}
+	<-g.open
+	return g.DecisionStore.Put(ctx, k, token, revision)
 }

@@ -323,7 +323,7 @@ func (g *globals) confirm(ctx context.Context, t *apply.Tool, pl *plan.Plan, yes
 // ask shows something and asks whether to go on. Where nobody can answer it is refused.
 func (g *globals) ask(show func() error, question string) error {
 	if !cli.Terminal(g.In) || !cli.Terminal(g.Err) {
-		return cli.Errorf(cli.Usage, "look at 'nscsetup plan', then answer with --yes", "%s there is nobody to ask", question)
+		return cli.Errorf(cli.Usage, "answer with --yes; in a terminal you are shown first what it does", "%s there is nobody to ask", question)
 	}
 	if err := show(); err != nil {
 		return err

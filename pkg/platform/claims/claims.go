@@ -404,4 +404,10 @@ func (c *Compiler) offer(g manifest.Grant) policy.Offer {
 func (c *Compiler) Providers() []oidc.Provider { return c.file.OIDC() }
 
 // Names are the rules for names.
-func (c *Compiler) Names() ledger.NameRules { return ledger.DefaultNameRules() }
+func (c *Compiler) Names() ledger.NameRules {
+	r := ledger.DefaultNameRules()
+	if n := c.file.Credentials.Names; n != nil {
+		r.Most = int(*n)
+	}
+	return r
+}

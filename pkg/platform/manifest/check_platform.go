@@ -289,6 +289,9 @@ func (c *checker) credentials() {
 	c.lifetimes("credentials", cr.Lifetime, cr.Longest, DefaultLongest)
 	c.rate("credentials.per_host", cr.PerHost)
 	c.rate("credentials.per_identity", cr.PerIdentity)
+	if n := cr.Names; n != nil && (*n < 1 || *n > ledger.MaxMostNames) {
+		c.bad("credentials.names", "leave it out to have the default", "names is %d; it is from 1 to %d", *n, ledger.MaxMostNames)
+	}
 	switch t := time.Duration(cr.Session); {
 	case cr.Session == 0:
 	case t < policy.Shortest || t%time.Second != 0:

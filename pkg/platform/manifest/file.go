@@ -190,6 +190,9 @@ type Credentials struct {
 	// How much one identity may ask of one issuer, for new credentials and for renewals
 	// apart. Default: 1000 at once, and 1200 a minute.
 	PerIdentity *Rate `yaml:"per_identity"`
+	// How many names one identity may have and choose another. Those that come with a grant,
+	// a login or an access key are not chosen. Default: 64.
+	Names *int64 `yaml:"names" least:"1" most:"100000"`
 }
 
 // Rate bounds requests.

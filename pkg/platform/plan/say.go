@@ -89,7 +89,7 @@ func sayPart(key, value string) []string {
 	case key == partNames:
 		var n ledger.NameRules
 		if read(&n) {
-			add("lapse after %s, rest for %s", n.Lapse, n.Rest)
+			add("lapse after %s, rest for %s, %d for each identity", n.Lapse, n.Rest, n.AtMost())
 		}
 	case key == partHome:
 		var r ident.Region
