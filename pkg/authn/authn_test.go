@@ -140,7 +140,7 @@ func TestInvites(t *testing.T) {
 	used := map[ident.UserKey]bool{}
 	m := authn.Invites{
 		Redeem: func(_ context.Context, id ident.InviteID, e authn.Evidence) (authn.Granted, error) {
-			if id != ident.InviteOf("right") {
+			if id != ident.InviteOf("HI-7K3M-9QXR-T2VB-4N8C-WJPX") {
 				return authn.Granted{}, wire.Errorf(wire.BadIdentity, "hint", "no such invitation")
 			}
 			used[e.Request.UserKey] = true
@@ -153,12 +153,12 @@ func TestInvites(t *testing.T) {
 			return []authn.Granted{granted}
 		},
 	}
-	e := authn.Evidence{Request: wire.Request{UserKey: user, Identity: wire.Proof{Type: wire.ProofInvite, Code: "wrong"}}}
+	e := authn.Evidence{Request: wire.Request{UserKey: user, Identity: wire.Proof{Type: wire.ProofInvite, Code: "HI-0000-0000-0000-0000-0000"}}}
 	_, err := m.Identify(t.Context(), e)
 	wants(t, "a wrong code", err, wire.BadIdentity)
 	_, err = m.Again(t.Context(), authn.Renewal{Identity: ident.InviteIdentity(user), User: user})
 	wants(t, "not known here yet", err, wire.Unavailable)
-	e.Request.Identity.Code = "right"
+	e.Request.Identity.Code = "HI-7K3M-9QXR-T2VB-4N8C-WJPX"
 	who, err := m.Identify(t.Context(), e)
 	if err != nil || who.Identity != ident.InviteIdentity(user) || len(who.Granted) != 1 || who.Granted[0] != granted {
 		t.Errorf("the right code: %+v %v", who, err)
@@ -166,7 +166,7 @@ func TestInvites(t *testing.T) {
 	if who, err := m.Again(t.Context(), authn.Renewal{Identity: ident.InviteIdentity(user), User: user}); err != nil || len(who.Granted) != 1 {
 		t.Errorf("again: %+v %v", who, err)
 	}
-	for what, p := range map[string]wire.Proof{"no code": {Type: wire.ProofInvite}, "another kind": {Type: wire.ProofOpen, Code: "right"}} {
+	for what, p := range map[string]wire.Proof{"no code": {Type: wire.ProofInvite}, "another kind": {Type: wire.ProofOpen, Code: "HI-7K3M-9QXR-T2VB-4N8C-WJPX"}} {
 		e.Request.Identity = p
 		_, err := m.Identify(t.Context(), e)
 		wants(t, what, err, wire.BadIdentity)

@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/herald-nats/herald/pkg/ident"
+	"github.com/herald-nats/herald/pkg/invite"
 	"github.com/herald-nats/herald/pkg/wire"
 )
 
@@ -30,7 +31,13 @@ func (m Invites) Identify(ctx context.Context, e Evidence) (Who, error) {
 	if e.Request.Identity.Type != wire.ProofInvite || e.Request.Identity.Code == "" {
 		return Who{}, refused(wire.Errorf(wire.BadIdentity, "send a proof of type invite with a code", "the request brings no invitation"), "no invitation")
 	}
-	g, err := m.Redeem(ctx, ident.InviteOf(e.Request.Identity.Code), e)
+	// A letter that was misheard is told at once: home is not asked, and no limit of it is
+	// spent.
+	code, err := Code(e.Request)
+	if err != nil {
+		return Who{}, err
+	}
+	g, err := m.Redeem(ctx, code.ID(), e)
 	if err != nil {
 		return Who{}, err
 	}
@@ -48,4 +55,14 @@ func (m Invites) Again(_ context.Context, r Renewal) (Who, error) {
 		return Who{}, refused(e, "no invitation of %s is known", r.User)
 	}
 	return Who{Identity: r.Identity, Granted: granted(all)}, nil
+}
+
+// Code is the code of an invitation that a request brings, as its holder wrote it. The error
+// wraps a *wire.Error, and quotes nothing of it.
+func Code(r wire.Request) (invite.Code, error) {
+	code, err := invite.Parse(r.Identity.Code)
+	if err != nil {
+		return code, refused(wire.Errorf(wire.BadIdentity, "read the code again, or ask whoever invited you to", "%s", err), "no code")
+	}
+	return code, nil
 }

@@ -406,7 +406,7 @@ func TestRecordedBeforeAnswered(t *testing.T) {
 func TestSecretProofsAreSealed(t *testing.T) {
 	b, names := newBench(t)
 	alice := newUser(t)
-	const code = "code-that-nobody-may-read"
+	const code = "HI-7K3M-9QXR-T2VB-4N8C-WJPX"
 	invite := func(r *wire.Request) { r.Identity = wire.Proof{Type: wire.ProofInvite, Code: code} }
 	sealed := func(r *endpoint.Request) {
 		eph := must(keystore.Generate(keystore.Curve))

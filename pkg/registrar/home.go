@@ -220,6 +220,10 @@ func (h *Home) redeem(ctx context.Context, a asked) (ledger.Entry, error) {
 	if a.request.Identity.Type != wire.ProofInvite {
 		return ledger.Entry{}, wire.Errorf(wire.BadIdentity, "redeem an invitation", "the request brings no invitation")
 	}
+	code, err := authn.Code(a.request)
+	if err != nil {
+		return ledger.Entry{}, err
+	}
 	if h.Suspended(ident.InviteIdentity(a.request.UserKey)) {
 		return ledger.Entry{}, wire.Errorf(wire.Suspended, "ask the platform's operator", "this identity is suspended")
 	}
@@ -236,5 +240,5 @@ func (h *Home) redeem(ctx context.Context, a asked) (ledger.Entry, error) {
 		}
 		return h.Decider().Free(ctx, grant.Name, grant.Identity, h.Now())
 	}
-	return h.Decider().RedeemIf(ctx, ident.InviteOf(a.request.Identity.Code), a.request.UserKey, a.request.Nonce, h.Now(), may)
+	return h.Decider().RedeemIf(ctx, code.ID(), a.request.UserKey, a.request.Nonce, h.Now(), may)
 }

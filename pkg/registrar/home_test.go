@@ -3,6 +3,7 @@ package registrar_test
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -25,6 +26,7 @@ import (
 	"github.com/herald-nats/herald/pkg/keystore"
 	"github.com/herald-nats/herald/pkg/ledger"
 	"github.com/herald-nats/herald/pkg/ledger/memory"
+	"github.com/herald-nats/herald/pkg/invite"
 	"github.com/herald-nats/herald/pkg/limit"
 	"github.com/herald-nats/herald/pkg/platform"
 	"github.com/herald-nats/herald/pkg/policy"
@@ -54,7 +56,7 @@ type bench struct {
 }
 
 // code is an invitation's code that no log and no answer may show.
-const code = "code-that-nobody-may-read"
+const code = "HI-7K3M-9QXR-T2VB-4N8C-WJPX"
 
 // withInvites is a document that lets invitations be for what is offered to everybody.
 func withInvites(d *ledger.Document) *ledger.Document {
@@ -595,30 +597,52 @@ func TestRedeem(t *testing.T) {
 	}
 }
 
+// newCode makes a code of an invitation.
+func newCode(t *testing.T) string {
+	t.Helper()
+	return must(invite.NewCode(rand.Reader)).Reveal()
+}
+
 // TestCodesAreRefusedAlike: whoever guesses codes learns nothing from a refusal.
 func TestCodesAreRefusedAlike(t *testing.T) {
 	b := newBench(t)
-	b.invite("spent", 1, time.Hour)
-	if _, werr := b.redeems(newUser(t), "spent", nonce(0)); werr != nil {
+	never, spent, over, revoked := newCode(t), newCode(t), newCode(t), newCode(t)
+	b.invite(spent, 1, time.Hour)
+	if _, werr := b.redeems(newUser(t), spent, nonce(0)); werr != nil {
 		t.Fatal(werr)
 	}
-	b.invite("over", 1, time.Second)
-	revoked := b.invite("revoked", 1, time.Hour)
-	if _, err := b.decider.RevokeInvite(t.Context(), revoked, b.now); err != nil {
+	b.invite(over, 1, time.Second)
+	if _, err := b.decider.RevokeInvite(t.Context(), b.invite(revoked, 1, time.Hour), b.now); err != nil {
 		t.Fatal(err)
 	}
 	b.now = b.now.Add(time.Second)
 	refused := map[wire.Error][]string{}
-	for _, c := range []string{"never was", "spent", "over", "revoked"} {
+	for what, c := range map[string]string{"never was": never, "spent": spent, "over": over, "revoked": revoked} {
 		_, werr := b.redeems(newUser(t), c, nonce(0))
 		if werr == nil || werr.Code != wire.BadIdentity {
-			t.Errorf("%s: %v", c, werr)
+			t.Errorf("%s: %v", what, werr)
 			continue
 		}
-		refused[*werr] = append(refused[*werr], c)
+		refused[*werr] = append(refused[*werr], what)
 	}
 	if len(refused) != 1 {
 		t.Errorf("they are told apart: %v", refused)
+	}
+}
+
+// TestMisheardCodes: what cannot be a code is told so, and spends nobody's limit; it is read as
+// people write it.
+func TestMisheardCodes(t *testing.T) {
+	b := newBench(t)
+	b.home.Limits = registrar.NewLimits(limit.Rate{Burst: 1, PerSecond: 0.001}, limit.Rate{Burst: 1, PerSecond: 0.001})
+	b.invite(code, 2, time.Hour)
+	for _, c := range []string{"welcome", code[:len(code)-1] + "Y", code + "-7K3M"} {
+		if _, werr := b.redeems(newUser(t), c, nonce(0)); werr == nil || werr.Code != wire.BadIdentity || !strings.Contains(werr.Message, "not the code of an invitation") {
+			t.Errorf("%q: %v", c, werr)
+		}
+	}
+	if _, werr := b.redeems(newUser(t), strings.ToLower(strings.ReplaceAll(code, "-", " ")), nonce(1)); werr != nil {
+		t.Errorf("as people write it: %v", werr)
 	}
 }
 
@@ -674,10 +698,8 @@ func TestRedeemProperty(t *testing.T) {
 	for range 5 {
 		users = append(users, newUser(t))
 	}
-	run := 0
 	rapid.Check(t, func(rt *rapid.T) {
-		run++
-		code := fmt.Sprintf("property-%d", run)
+		code := newCode(t)
 		uses := rapid.IntRange(1, 4).Draw(rt, "uses")
 		id := b.invite(code, uses, time.Hour)
 		has := map[int]bool{}

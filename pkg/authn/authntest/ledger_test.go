@@ -69,6 +69,9 @@ func TestAccessKeys(t *testing.T) {
 	})
 }
 
+// goodCode is the code of an invitation.
+const goodCode = "HI-7K3M-9QXR-T2VB-4N8C-WJPX"
+
 func TestInvites(t *testing.T) {
 	authntest.Run(t, func(t *testing.T) authntest.Case {
 		t.Helper()
@@ -95,7 +98,7 @@ func TestInvites(t *testing.T) {
 						e := wire.Errorf(wire.Unavailable, "ask again", "home does not answer")
 						e.RetryAfterMS = 1000
 						return authn.Granted{}, e
-					case id != ident.InviteOf("HI-GOOD") || user.IsZero():
+					case id != ident.InviteOf(goodCode) || user.IsZero():
 						return authn.Granted{}, refused()
 					case used[user]:
 					case left == 0:
@@ -114,8 +117,12 @@ func TestInvites(t *testing.T) {
 					return []authn.Granted{role()}
 				},
 			},
-			Good: []authn.Evidence{evidence("HI-GOOD"), evidence("HI-GOOD")},
-			Bad:  map[string]authntest.Bad{"another code": {Evidence: evidence("HI-BAD"), Code: wire.BadIdentity}},
+			Good: []authn.Evidence{evidence(goodCode), evidence("hi 7k3m-9qxr t2vb4n8cwjpx")},
+			Bad: map[string]authntest.Bad{
+				"another code":    {Evidence: evidence("HI-0000-0000-0000-0000-0000"), Code: wire.BadIdentity},
+				"a wrong letter":  {Evidence: evidence("HI-7K3M-9QXR-T2VB-4N8C-WJPY"), Code: wire.BadIdentity},
+				"no code of ours": {Evidence: evidence("welcome"), Code: wire.BadIdentity},
+			},
 		}
 	})
 }
