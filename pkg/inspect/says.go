@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/nats-io/jwt/v2"
@@ -242,6 +243,12 @@ func (e *explainer) platform(p trust.Platform) []string {
 	}
 	for _, r := range p.Chat.Rooms {
 		out = append(out, fmt.Sprintf("room %s: channels %v", r.Name, r.Channels))
+	}
+	if len(p.Ways) > 0 {
+		out = append(out, line("ways to show who asks", strings.Join(p.Ways, ", ")))
+	}
+	for _, v := range p.Providers {
+		out = append(out, fmt.Sprintf("provider %s: %s tokens of %s for %s", v.Name, strings.Join(v.Tokens, " and "), v.Issuer, strings.Join(v.Audiences, " or ")))
 	}
 	return out
 }

@@ -1,10 +1,13 @@
 package ledger_test
 
 import (
+	"encoding/base64"
 	"errors"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -12,10 +15,12 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/herald-nats/herald/pkg/authn"
+	"github.com/herald-nats/herald/pkg/authn/oidc"
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/keystore"
 	"github.com/herald-nats/herald/pkg/ledger"
 	"github.com/herald-nats/herald/pkg/ledger/ledgertest"
+	"github.com/herald-nats/herald/pkg/policy"
 	"github.com/herald-nats/herald/pkg/trust"
 )
 
@@ -288,6 +293,70 @@ func TestDocument(t *testing.T) {
 	p.Apply(first) // older: is not obeyed
 	if d, e := p.Document(); d == nil || d.Public.Version.String() != "2.1" || e.Token != last.Token {
 		t.Errorf("%+v", d)
+	}
+}
+
+// TestDocumentTells: clients are told how they can show who they are, and by whose tokens,
+// and nothing of who gets what.
+func TestDocumentTells(t *testing.T) {
+	h := newHome(t)
+	corp := oidc.Provider{
+		Name: ledgertest.Label(t, "corp"), Issuer: "https://login.example.com", Audiences: []string{"cli", "web"},
+		Required: map[string][]string{"hd": {"secret.example"}},
+	}
+	robots := corp
+	robots.Name, robots.Issuer, robots.Tokens = ledgertest.Label(t, "robots"), "https://robots.example.com", []string{oidc.TokenAccess, oidc.TokenID}
+	key := ident.KeyIdentity(keyID(t, "HKABCDEFGHIJKLMNOPQR"))
+	to := func(change func(*policy.Offer)) policy.Offer {
+		o := h.Policy(t).Offers[0]
+		o.Kind = ""
+		change(&o)
+		return o
+	}
+	for what, c := range map[string]struct {
+		offers    []policy.Offer
+		named     []policy.Named
+		providers []oidc.Provider
+		ways      []string
+	}{
+		"a kind":                       {offers: []policy.Offer{to(func(o *policy.Offer) { o.Kind = ident.KindInvite })}, ways: []string{"invite"}},
+		"an identity":                  {offers: []policy.Offer{to(func(o *policy.Offer) { o.Identity = &key })}, ways: []string{"access_key"}},
+		"everybody":                    {offers: []policy.Offer{to(func(o *policy.Offer) { o.Everyone = true })}, ways: []string{"open", "invite", "access_key"}},
+		"everybody, with providers":    {offers: []policy.Offer{to(func(o *policy.Offer) { o.Everyone = true })}, providers: []oidc.Provider{corp, robots}, ways: []string{"open", "invite", "access_key", "oidc"}},
+		"logins, and no provider":      {offers: []policy.Offer{to(func(o *policy.Offer) { o.Kind = ident.KindOIDC })}},
+		"a category":                   {offers: []policy.Offer{to(func(o *policy.Offer) { o.Category = "services" })}, named: []policy.Named{{Name: name(t, "services.mail"), Identity: key}}, ways: []string{"access_key"}},
+		"a category that nobody is in": {offers: []policy.Offer{to(func(o *policy.Offer) { o.Category = "service" })}, named: []policy.Named{{Name: name(t, "services.mail"), Identity: key}}},
+	} {
+		d := ledger.Document{Public: h.Public(t, 1, 1), Policy: policy.Policy{Offers: c.offers, Identities: c.named}, Names: ledger.DefaultNameRules(), Providers: c.providers}
+		token, err := d.Sign(h.Platform.Signer(0), now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		e, err := h.Opener().Open(ledger.PlatformKey().String(), token)
+		if err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+		opened := e.Body.(*ledger.Document)
+		if got := opened.Public.Ways; !slices.Equal(got, c.ways) {
+			t.Errorf("%s: ways %q, and not %q", what, got, c.ways)
+		}
+		if got := opened.Public.Providers; len(got) != len(c.providers) {
+			t.Errorf("%s: %+v", what, got)
+		} else if len(got) > 0 {
+			want := []trust.Provider{
+				{Name: corp.Name, Issuer: corp.Issuer, Audiences: corp.Audiences, Tokens: []string{"id"}},
+				{Name: robots.Name, Issuer: robots.Issuer, Audiences: robots.Audiences, Tokens: []string{"access", "id"}},
+			}
+			if !reflect.DeepEqual(got, want) {
+				t.Errorf("%s: %+v", what, got)
+			}
+			_, payload, _ := strings.Cut(opened.PublicToken, ".")
+			payload, _, _ = strings.Cut(payload, ".")
+			text, err := base64.RawURLEncoding.DecodeString(payload)
+			if err != nil || strings.Contains(string(text), "secret.example") || !strings.Contains(string(text), corp.Issuer) {
+				t.Errorf("%s: clients are given %s, %v", what, text, err)
+			}
+		}
 	}
 }
 

@@ -5,12 +5,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/herald-nats/herald/pkg/authn/oidc"
+	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/policy"
 	"github.com/herald-nats/herald/pkg/trust"
+	"github.com/herald-nats/herald/pkg/wire"
 )
 
 // Document is the platform document: all that an operator decides about the
@@ -51,7 +54,10 @@ func SignDocument(s KeySigner, public *trust.Platform, p policy.Policy, names Na
 // first, then all of it, by the same operator signing key. Its version is the public
 // part's.
 func (d *Document) Sign(s KeySigner, now time.Time) (string, error) {
-	token, err := d.Public.Sign(s.Key, now)
+	// Clients are told how they can show who they are: that follows from the rest.
+	public := *d.Public
+	public.Ways, public.Providers = d.ways(), d.told()
+	token, err := public.Sign(s.Key, now)
 	if err != nil {
 		return "", err
 	}
@@ -60,6 +66,61 @@ func (d *Document) Sign(s KeySigner, now time.Time) (string, error) {
 		return "", fmt.Errorf("encoding the platform document: %w", err)
 	}
 	return s.Sign(trust.Entry{Subject: PlatformKey().s, Version: d.Public.Version.Rank(), At: now.UnixMilli(), Body: body})
+}
+
+// ways are the ways to show who asks by which something is offered.
+func (d *Document) ways() []string {
+	kinds := map[string]bool{}
+	for _, o := range d.Policy.Offers {
+		switch {
+		case o.Identity != nil:
+			kinds[o.Identity.Kind()] = true
+		case o.Kind != "":
+			kinds[o.Kind] = true
+		case o.Everyone:
+			for _, w := range wayOf() {
+				kinds[w.kind] = true
+			}
+		case o.Category != "":
+			for _, n := range d.Policy.Identities {
+				if strings.HasPrefix(n.Name.String(), o.Category+".") {
+					kinds[n.Identity.Kind()] = true
+				}
+			}
+		}
+	}
+	var out []string
+	for _, w := range wayOf() {
+		if kinds[w.kind] && (w.kind != ident.KindOIDC || len(d.Providers) > 0) {
+			out = append(out, w.proof)
+		}
+	}
+	return out
+}
+
+type way struct{ kind, proof string }
+
+// wayOf are the kinds of identities, each with the proof that gives it.
+func wayOf() []way {
+	return []way{
+		{ident.KindOpen, wire.ProofOpen},
+		{ident.KindInvite, wire.ProofInvite},
+		{ident.KindKey, wire.ProofKey},
+		{ident.KindOIDC, wire.ProofOIDC},
+	}
+}
+
+// told is what clients need to know of providers.
+func (d *Document) told() []trust.Provider {
+	var out []trust.Provider
+	for _, p := range d.Providers {
+		tokens := p.Tokens
+		if len(tokens) == 0 {
+			tokens = []string{oidc.TokenID}
+		}
+		out = append(out, trust.Provider{Name: p.Name, Issuer: p.Issuer, Audiences: p.Audiences, Tokens: tokens})
+	}
+	return out
 }
 
 // MaxLife is the longest that any credential may live. Records are looked through for

@@ -24,6 +24,20 @@ type Platform struct {
 	Regions    []Region     `json:"regions"`
 	Accounts   []Account    `json:"accounts"`
 	Chat       Chat         `json:"chat"`
+	// Ways are the ways to show who asks by which something may be had, as they are written
+	// in a request's identity.type; empty: the document does not say.
+	Ways []string `json:"ways,omitempty"`
+	// Providers are those whose tokens are taken.
+	Providers []Provider `json:"providers,omitempty"`
+}
+
+// Provider is an OpenID provider whose tokens are taken: where clients get one, and for whom
+// it has to be made.
+type Provider struct {
+	Name      ident.Label `json:"name"`
+	Issuer    string      `json:"issuer"`    // a URL, as in a token's iss
+	Audiences []string    `json:"audiences"` // a token needs one of them in aud
+	Tokens    []string    `json:"tokens"`    // kinds: "id", "access"
 }
 
 // Version is the version of a platform document. The number grows with each change
@@ -140,6 +154,11 @@ func (o *Operator) OpenPlatform(token string) (*Platform, error) {
 	for _, r := range p.Chat.Rooms {
 		if r.Name.IsZero() || len(r.Channels) == 0 || slices.ContainsFunc(r.Channels, ident.Label.IsZero) {
 			return nil, fmt.Errorf("room %q of the platform document is out of shape", r.Name)
+		}
+	}
+	for _, v := range p.Providers {
+		if v.Name.IsZero() || v.Issuer == "" || len(v.Audiences) == 0 || len(v.Tokens) == 0 {
+			return nil, fmt.Errorf("provider %q of the platform document is out of shape", v.Name)
 		}
 	}
 	for _, r := range p.Regions {
