@@ -17,6 +17,7 @@ import (
 	"github.com/herald-nats/herald/pkg/ledger"
 	"github.com/herald-nats/herald/pkg/ledger/ledgertest"
 	"github.com/herald-nats/herald/pkg/trust"
+	"github.com/herald-nats/herald/pkg/wire"
 )
 
 // entries are good ones of every kind; the same in every process that fuzzes.
@@ -177,6 +178,9 @@ func FuzzDecodeRecord(f *testing.F) {
 		Name: name(f, "alice"), Issued: 1, Expires: 61, Region: must[ident.Region](f)(ident.ParseRegion("ams")), Issuer: user,
 	}
 	data := string(must[[]byte](f)(r.Encode()))
+	no := r
+	no.Refused, no.Account, no.Expires = wire.NoGrant, ident.AccountKey{}, 0
+	f.Add(subjectOf(no), string(must[[]byte](f)(no.Encode())))
 	for _, s := range []string{data, data[:len(data)/2], "{}", "null", "[]", `{"issued":9223372036854775807}`, strings.Replace(data, "61", "1e3", 1), strings.Replace(data, "61", "99999999999999999999", 1)} {
 		f.Add(subjectOf(r), s)
 		f.Add("", s)
@@ -189,7 +193,7 @@ func FuzzDecodeRecord(f *testing.F) {
 			}
 			return
 		}
-		if subject != subjectOf(r) || r.Expires <= r.Issued || r.Expires-r.Issued > 3600 || r.Identity.IsZero() || r.User.IsZero() {
+		if subject != subjectOf(r) || r.Refused == "" && (r.Expires <= r.Issued || r.Expires-r.Issued > 3600) || r.Refused != "" && (r.Expires != 0 || !r.Account.IsZero()) || r.Identity.IsZero() || r.User.IsZero() {
 			t.Fatalf("believed: %+v", r)
 		}
 		again, err := r.Encode()

@@ -10,6 +10,7 @@ import (
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/ledger"
 	"github.com/herald-nats/herald/pkg/ledger/ledgertest"
+	"github.com/herald-nats/herald/pkg/wire"
 )
 
 func subjectOf(r ledger.Record) string { return r.Region.String() + "." + r.Issuer.String() }
@@ -54,6 +55,41 @@ func TestRecord(t *testing.T) {
 		"no issuer":      func(r *ledger.Record) { r.Issuer = ident.UserKey{} },
 		"never issued":   func(r *ledger.Record) { r.Issued = 0 },
 		"over at once":   func(r *ledger.Record) { r.Expires = r.Issued },
+	} {
+		r := good
+		change(&r)
+		_, err := r.Encode()
+		want(t, what, err, ledger.ErrDamaged)
+	}
+}
+
+// TestRecordOfARefusal: it says who asked for what, and nothing of a credential.
+func TestRecordOfARefusal(t *testing.T) {
+	issuer := ledgertest.User(t)
+	good := ledgertest.Record(t, issuer, now(), time.Hour)
+	good.Refused, good.Account, good.Expires, good.Asked = wire.NoGrant, ident.AccountKey{}, 0, ledgertest.Label(t, "CHAT")
+	least := good
+	least.Asked, least.Role, least.Name = ident.Label{}, ident.Label{}, ident.Name{}
+	for what, r := range map[string]ledger.Record{"for something": good, "for whatever there is": least} {
+		data, err := r.Encode()
+		if err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+		if got, err := ledger.DecodeRecord(subjectOf(r), string(data), time.Hour); err != nil || got != r {
+			t.Errorf("%s: %+v %v", what, got, err)
+		}
+	}
+	for what, change := range map[string]func(*ledger.Record){
+		"no such code":      func(r *ledger.Record) { r.Refused = "because" },
+		"with an account":   func(r *ledger.Record) { r.Account = ledgertest.Account(t) },
+		"until a moment":    func(r *ledger.Record) { r.Expires = r.Issued + 1 },
+		"of no moment":      func(r *ledger.Record) { r.Issued = 0 },
+		"of nobody":         func(r *ledger.Record) { r.Identity = ident.Identity{} },
+		"of no key":         func(r *ledger.Record) { r.User = ident.UserKey{} },
+		"what was met":      func(r *ledger.Record) { r.Met = "x" },
+		"without an id":     func(r *ledger.Record) { r.ID = "" },
+		"of no region":      func(r *ledger.Record) { r.Region = ident.Region{} },
+		"a credential, too": func(r *ledger.Record) { *r = ledgertest.Record(t, issuer, now(), time.Hour); r.Asked = good.Asked },
 	} {
 		r := good
 		change(&r)

@@ -203,3 +203,21 @@ func (x *Index) decide(a Asker, w Wish, now time.Time, note func(i int, why stri
 	}
 	return Grant{}, wire.Errorf(wire.RoleNotGranted, "leave out account and role to get what is granted", "that account and role are not granted to you")
 }
+
+// Might gives the offers that somebody would have for a wish if they met what is asked of
+// groups and claims: where nothing of those is known, it is not known whether they do.
+func (x *Index) Might(a Asker, w Wish) []Offer {
+	var all []Offer
+	x.candidates(a.Identity, func(i int) bool {
+		o := x.policy.Offers[i]
+		if x.sums[i] == "" || o.refuses(w) != "" {
+			return true
+		}
+		o.Groups, o.Claims = nil, nil
+		if o.asks(a, "") == "" {
+			all = append(all, x.policy.Offers[i])
+		}
+		return true
+	})
+	return all
+}

@@ -173,3 +173,44 @@ func TestPolicyJSON(t *testing.T) {
 		}
 	}
 }
+
+// TestMight: what somebody would have with the groups and claims that it takes, and nothing
+// that it would not have with them.
+func TestMight(t *testing.T) {
+	chat, member, guest := label(t, "CHAT"), label(t, "member"), label(t, "guest")
+	corp, other := label(t, "corp"), label(t, "other")
+	alice, err := ident.OIDCIdentity(corp, "alice")
+	if err != nil {
+		t.Fatal(err)
+	}
+	offer := func(role ident.Label, change func(*policy.Offer)) policy.Offer {
+		o := policy.Offer{Kind: ident.KindOIDC, Account: chat, Role: role, Default: seconds(time.Hour), Longest: seconds(time.Hour)}
+		change(&o)
+		return o
+	}
+	x := policy.NewIndex(policy.Policy{Offers: []policy.Offer{
+		offer(member, func(*policy.Offer) {}),
+		offer(member, func(o *policy.Offer) { o.Groups = []string{"ops"} }),
+		offer(guest, func(o *policy.Offer) { o.Groups = []string{"guests"} }),
+		offer(member, func(o *policy.Offer) { o.Provider, o.Groups = other, []string{"ops"} }),
+		offer(member, func(o *policy.Offer) { o.Kind, o.Groups = ident.KindKey, []string{"ops"} }),
+		offer(member, func(o *policy.Offer) {
+			o.Provider, o.Claims = corp, []policy.Claim{{Name: "team", Values: []string{"a"}}}
+		}),
+	}})
+	a := policy.Asker{Who: authn.Who{Identity: alice, Provider: corp}}
+	var got []string
+	for _, o := range x.Might(a, policy.Wish{Role: member}) {
+		got = append(got, o.Conditions())
+	}
+	if want := []string{"provider corp, team is a", "in ops"}; !slices.Equal(got, want) {
+		t.Errorf("%q, and not %q", got, want)
+	}
+	if all := x.Might(a, policy.Wish{Account: label(t, "ORDERS")}); len(all) != 0 {
+		t.Errorf("of another account: %v", all)
+	}
+	a.Granted = []authn.Granted{{Account: chat, Role: guest}}
+	if all := x.Might(a, policy.Wish{}); len(all) != 1 || all[0].Role != guest {
+		t.Errorf("with a proof for one role: %v", all)
+	}
+}

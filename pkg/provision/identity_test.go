@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -205,3 +206,53 @@ func TestAccessKey(t *testing.T) {
 		t.Errorf("renewed after it was removed: %v", werr)
 	}
 }
+
+// TestRefusalsAreRecorded: what policy refuses to a key or a login is recorded once an hour,
+// and nothing else is: whoever makes nkeys must not fill the records with them.
+func TestRefusalsAreRecorded(t *testing.T) {
+	b, _ := newBench(t)
+	alice := newUser(t)
+	id, secret := b.accessKey(nil) // policy has nothing for keys
+	ask := func(n int) {
+		t.Helper()
+		if _, werr := b.asKey(alice, id, secret, nonceOf(n)); werr == nil || werr.Code != wire.NoGrant {
+			t.Fatalf("%v", werr)
+		}
+	}
+	ask(1)
+	want := ledger.Record{
+		ID: "refused.r1", Request: "r1", Identity: ident.KeyIdentity(id), User: userKey(alice), Issued: b.now.Unix(),
+		Region: b.config.Region, Issuer: b.config.Self, By: authn.KeyRecord{Public: secret.Public()}.By(), Refused: wire.NoGrant,
+	}
+	if len(b.records.all) != 1 || b.records.all[0] != want {
+		t.Fatalf("%+v\nnot\n%+v", b.records.all, want)
+	}
+	data := must(want.Encode())
+	if got, err := ledger.DecodeRecord(want.Region.String()+"."+want.Issuer.String(), string(data), ledger.MaxLife); err != nil || got != want {
+		t.Errorf("%+v, %v", got, err)
+	}
+	ask(2)
+	b.now = b.now.Add(time.Hour - time.Second)
+	ask(3)
+	if len(b.records.all) != 1 {
+		t.Errorf("recorded %d times within an hour", len(b.records.all))
+	}
+	b.now = b.now.Add(time.Second)
+	ask(4)
+	if len(b.records.all) != 2 {
+		t.Errorf("recorded %d times in an hour and a moment", len(b.records.all))
+	}
+	// Neither a proof that is not good nor who is known by an nkey alone.
+	if _, werr := b.asKey(alice, id, must(accesskey.NewSecret(rand.Reader)), nonceOf(5)); werr == nil || werr.Code != wire.BadIdentity {
+		t.Errorf("another's secret: %v", werr)
+	}
+	b.svc.Use(b.document(2, func(_ *trust.Platform, p *policy.Policy) { p.Offers[0].Kind = ident.KindInvite }))
+	if _, werr := b.issue(newUser(t), nil); werr == nil || werr.Code != wire.NoGrant {
+		t.Errorf("an open name: %v", werr)
+	}
+	if len(b.records.all) != 2 {
+		t.Errorf("recorded: %+v", b.records.all[2:])
+	}
+}
+
+func nonceOf(n int) string { return string(rune('A'+n)) + strings.Repeat("A", 21) }

@@ -74,6 +74,7 @@ type Service struct {
 	identities, renewers, users *limit.Sources
 	renewals                    issuer.Renewals
 	limited                     limitedLog
+	refusals                    refusals
 }
 
 // perUser is how often one user may ask for renewal, whatever its identity may.
@@ -303,6 +304,7 @@ func (s *Service) issue(ctx context.Context, t *terms, r endpoint.Request, e aut
 	wish := policy.Wish{Account: req.Account, Role: req.Role, Name: req.Name, TTL: req.TTL}
 	grant, werr := t.grants.Decide(policy.Asker{Who: who}, wish, e.Now)
 	if werr != nil {
+		s.recordRefusal(ctx, r, who, req, werr.Code, e.Now)
 		return policy.Grant{}, none, werr
 	}
 	account, _ := t.document.Public.Account(grant.Account)

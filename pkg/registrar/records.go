@@ -149,6 +149,9 @@ func (r *Records) take(s ledger.Stored) {
 		return
 	}
 	now := r.Now()
+	if rec.Refused != "" {
+		return // nobody has anything by it
+	}
 	if rec.Expires <= now.Unix() || rec.Issued > now.Add(ledger.MaxAhead).Unix() {
 		return
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/herald-nats/herald/pkg/ledger"
 	"github.com/herald-nats/herald/pkg/ledger/memory"
 	"github.com/herald-nats/herald/pkg/registrar"
+	"github.com/herald-nats/herald/pkg/wire"
 )
 
 // records is a region's records, which fail and are lost as a test says.
@@ -144,6 +145,9 @@ func TestRecordsFollow(t *testing.T) {
 		for i := range 3000 {
 			src.add(t, recordOf(i, time.Hour))
 		}
+		refused := recordOf(7, time.Hour) // nobody has anything by it
+		refused.ID, refused.Refused, refused.Account, refused.Expires = "refused", wire.NoGrant, ident.AccountKey{}, 0
+		src.add(t, refused)
 		f := follow(t, src)
 		synctest.Wait()
 		alice := ident.OpenIdentity(userOf(7))

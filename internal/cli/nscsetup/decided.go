@@ -84,8 +84,17 @@ func (r *reader) denials(ctx context.Context) (*ledger.Projection, error) {
 	return p, err
 }
 
-// records gives the records of a region since a moment to f.
+// records gives the records of what a region issued since a moment to f.
 func (r *reader) records(ctx context.Context, of ident.Region, since time.Time, f func(ledger.Record)) error {
+	return r.requests(ctx, of, since, func(rec ledger.Record) {
+		if rec.Refused == "" {
+			f(rec)
+		}
+	})
+}
+
+// requests is records with what policy refused besides.
+func (r *reader) requests(ctx context.Context, of ident.Region, since time.Time, f func(ledger.Record)) error {
 	source := jetstream.RecordsSource(r.nc, of)
 	from, err := source.Before(ctx, since)
 	if err != nil {

@@ -21,6 +21,7 @@ import (
 	"github.com/herald-nats/herald/pkg/platform"
 	"github.com/herald-nats/herald/pkg/platform/manifest"
 	"github.com/herald-nats/herald/pkg/policy"
+	"github.com/herald-nats/herald/pkg/trust"
 	"github.com/herald-nats/herald/pkg/wire"
 )
 
@@ -31,9 +32,9 @@ func newReplay(g *globals) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "replay FILE",
 		Short: "Say whose answer a changed platform.yaml would change",
-		Long: `replay holds a changed platform.yaml against what was issued, and lists whose answer
-would be another: who would be refused, and who would get another lifetime or other
-tags. Nothing is changed.
+		Long: `replay holds a changed platform.yaml against what was asked for, and lists whose answer
+would be another: who would be refused, who would get another lifetime or other tags, and
+who was refused and would get something. Nothing is changed.
 
 It reads the records of all regions: who has a credential that has not ended, or, with
 --since, who was issued one since then. Each is decided once by the grants in force and
@@ -41,10 +42,13 @@ once by those of the file, as when the credential is renewed: for the same role 
 with no lifetime asked for, and with the longest that it got. Who would be refused either
 way, such as the holder of an access key that was disabled since, is not listed.
 
+What policy refused is in the records for logins and access keys, each once an hour, and
+is decided as when it is asked for again. A record has no groups and claims: where a
+grant of the file asks for some that no grant in force does, the answer is "perhaps".
+
 A renewal brings no token. Where a grant's conditions on groups or claims are changed, who
 came in by them has to log in again, and is listed as refused; what a login gives them
 then, 'nscsetup explain --token' says. So it is with a provider of which more is asked.
-What nobody was granted yet is in no record.
 
 Exit codes: 0 if nobody's would differ, 1 if somebody's would; 3 if the records of some
 region could not be read; 5 if no server could be reached; 8 if the file has mistakes.`,
@@ -84,20 +88,32 @@ type replayedRow struct {
 type replayedAnswer struct {
 	Granted  bool      `json:"granted"`
 	Code     wire.Code `json:"code,omitempty"`     // of a refusal
+	Perhaps  string    `json:"perhaps,omitempty"`  // refused, unless it meets this, of which nothing is known
+	Name     string    `json:"name,omitempty"`     // where none was asked for
+	As       string    `json:"as,omitempty"`       // ACCOUNT/ROLE, where not both were asked for
 	Lifetime int64     `json:"lifetime,omitempty"` // seconds
 	Tags     []string  `json:"tags,omitempty"`
 }
 
 func (a replayedAnswer) equal(b replayedAnswer) bool {
-	return a.Granted == b.Granted && a.Code == b.Code && a.Lifetime == b.Lifetime && slices.Equal(a.Tags, b.Tags)
+	return a.Granted == b.Granted && a.Code == b.Code && a.Perhaps == b.Perhaps && a.Name == b.Name && a.As == b.As && a.Lifetime == b.Lifetime && slices.Equal(a.Tags, b.Tags)
 }
 
 // say is an answer for people, with those of its tags that the other has not.
 func (a replayedAnswer) say(other replayedAnswer) string {
-	if !a.Granted {
+	switch {
+	case a.Perhaps != "":
+		return "perhaps, if " + a.Perhaps
+	case !a.Granted:
 		return "refused: " + string(a.Code)
 	}
 	s := "for " + seconds(a.Lifetime)
+	if a.As != "" {
+		s = a.As + " " + s
+	}
+	if a.Name != "" {
+		s = "as " + a.Name + " " + s
+	}
 	var own []string
 	for _, tag := range a.Tags {
 		if other.Granted && !slices.Contains(other.Tags, tag) {
@@ -116,6 +132,8 @@ type holding struct {
 	account  ident.AccountKey
 	role     ident.Label
 	name     ident.Name
+	asked    ident.Label // of a request that was refused, the account's name
+	refused  bool
 }
 
 func runReplay(ctx context.Context, g *globals, o replayOptions, path string) error {
@@ -150,7 +168,7 @@ func runReplay(ctx context.Context, g *globals, o replayOptions, path string) er
 	defer r.close()
 	out := replayed{File: path, Since: since.UTC().Format(time.RFC3339), Differ: []replayedRow{}}
 	holders, err := out.holders(ctx, r, p, only, since, func(rec ledger.Record) bool {
-		if o.since != "" {
+		if o.since != "" || rec.Refused != "" {
 			return rec.Issued >= since.Unix()
 		}
 		return rec.Expires > now.Unix()
@@ -233,14 +251,14 @@ func (out *replayed) holders(ctx context.Context, r *reader, p *platform.Platfor
 		if !only.IsZero() && region.Name != only {
 			continue
 		}
-		err := r.records(ctx, region.Name, since, func(rec ledger.Record) {
+		err := r.requests(ctx, region.Name, since, func(rec ledger.Record) {
 			if !counts(rec) || denials.RevokedBefore(rec.Account, rec.User) >= rec.Issued {
 				return
 			}
 			if _, suspended := denials.Denied(rec.Identity, rec.Account, rec.User); suspended {
 				return
 			}
-			h := holding{rec.Identity, rec.Account, rec.Role, rec.Name}
+			h := holding{rec.Identity, rec.Account, rec.Role, rec.Name, rec.Asked, rec.Refused != ""}
 			have, ok := last[h]
 			life := max(rec.Expires-rec.Issued, have.Expires-have.Issued)
 			if !ok || rec.Issued >= have.Issued {
@@ -281,6 +299,13 @@ func (out *replayed) decide(ctx context.Context, holders map[holding]ledger.Reco
 	defer is.close()
 	gone := 0
 	for h, rec := range holders {
+		if h.refused {
+			out.Looked++
+			if err := out.again(ctx, was, is, rec, now); err != nil {
+				return err
+			}
+			continue
+		}
 		account, ok := accounts[h.account]
 		if !ok {
 			gone++ // the account is no more, and with it what is renewed in it
@@ -315,11 +340,86 @@ func (out *replayed) decide(ctx context.Context, holders map[holding]ledger.Reco
 	return nil
 }
 
+// again holds a request that was refused against both terms, as when it is asked again.
+func (out *replayed) again(ctx context.Context, was, is *renewals, rec ledger.Record, now time.Time) error {
+	a, met, err := was.asked(ctx, rec, now)
+	if err != nil {
+		return err
+	}
+	b, meets, err := is.asked(ctx, rec, now)
+	if err != nil {
+		return err
+	}
+	// What is asked already, it did not meet.
+	meets = slices.DeleteFunc(meets, func(c string) bool { return slices.Contains(met, c) })
+	if !b.Granted && len(meets) > 0 {
+		b.Perhaps = strings.Join(meets, "; or ")
+	}
+	if a.equal(b) {
+		return nil
+	}
+	account, role := "any", "any"
+	if !rec.Asked.IsZero() {
+		account = rec.Asked.String()
+	}
+	if !rec.Role.IsZero() {
+		role = rec.Role.String()
+	}
+	out.Differ = append(out.Differ, replayedRow{inspect.Clean(rec.Identity.String()), account + "/" + role, rec.Name.String(), a, b})
+	return nil
+}
+
+// asked is what somebody gets who asks again for what rec refused, and what the conditions
+// are on groups and claims that stand between.
+func (r *renewals) asked(ctx context.Context, rec ledger.Record, now time.Time) (replayedAnswer, []string, error) {
+	who := authn.Who{Identity: rec.Identity, Provider: rec.Identity.Provider()}
+	if id, ok := rec.Identity.KeyID(); ok {
+		k, _ := r.proofs.AccessKey(id)
+		var told *wire.Error
+		var err error
+		if who, err = r.methods.Again(ctx, authn.Renewal{Identity: rec.Identity, User: rec.User, By: k.By(), Now: now}); errors.As(err, &told) {
+			return replayedAnswer{Code: told.Code}, nil, nil
+		} else if err != nil {
+			return replayedAnswer{}, nil, err
+		}
+	} else if !slices.ContainsFunc(r.providers, func(p oidc.Provider) bool { return p.Name == who.Provider }) {
+		return replayedAnswer{Code: wire.BadIdentity}, nil, nil
+	}
+	w := policy.Wish{Account: rec.Asked, Role: rec.Role, Name: rec.Name}
+	var conditions []string
+	for _, o := range r.grants.Might(policy.Asker{Who: who}, w) {
+		conditions = append(conditions, o.Conditions())
+	}
+	slices.Sort(conditions)
+	g, told := r.grants.Decide(policy.Asker{Who: who}, w, now)
+	if told != nil {
+		return replayedAnswer{Code: told.Code}, slices.Compact(conditions), nil
+	}
+	answer := granted(g)
+	if rec.Name.IsZero() {
+		answer.Name = g.Name.String()
+	}
+	if rec.Asked.IsZero() || rec.Role.IsZero() {
+		answer.As = g.Account.String() + "/" + g.Role.String()
+	}
+	return answer, slices.Compact(conditions), nil
+}
+
+// granted is an answer that grants.
+func granted(g policy.Grant) replayedAnswer {
+	tags := slices.DeleteFunc(cleaned(g.Tags), func(tag string) bool {
+		return strings.HasPrefix(tag, trust.TagMet) || strings.HasPrefix(tag, trust.TagBy) // by which renewals know again what was shown, and nothing else
+	})
+	slices.Sort(tags)
+	return replayedAnswer{Granted: true, Lifetime: int64(g.TTL / time.Second), Tags: tags}
+}
+
 // renewals decides about renewals as issuers do that go by some terms.
 type renewals struct {
 	terms
 	methods authn.Methods
 	logins  *oidc.Method
+	proofs  *ledger.Projection
 }
 
 func newRenewals(t terms, proofs *ledger.Projection) *renewals {
@@ -333,7 +433,7 @@ func newRenewals(t terms, proofs *ledger.Projection) *renewals {
 			k.Networks = nil // where from somebody asked is in no record
 			return k, ok
 		}},
-	}, logins}
+	}, logins, proofs}
 }
 
 func (r *renewals) close() { r.logins.Close() }
@@ -353,13 +453,7 @@ func (r *renewals) answer(ctx context.Context, rec ledger.Record, w policy.Wish,
 	if told != nil {
 		return replayedAnswer{Code: told.Code}, nil
 	}
-	tags := slices.DeleteFunc(cleaned(g.Tags), func(tag string) bool {
-		return strings.HasPrefix(tag, "met:") // by which renewals know conditions again, and nothing else
-	})
-	slices.Sort(tags)
-	return replayedAnswer{
-		Granted: true, Lifetime: int64(g.TTL / time.Second), Tags: tags,
-	}, nil
+	return granted(g), nil
 }
 
 func (g *globals) printReplayed(out replayed) error {

@@ -42,7 +42,24 @@ func (r replays) issued(identity, role, met string, life time.Duration) {
 		k, _ := r.proofs.AccessKey(id)
 		rec.By = k.By()
 	}
-	r.holders[holding{rec.Identity, rec.Account, rec.Role, rec.Name}] = rec
+	r.holders[holding{identity: rec.Identity, account: rec.Account, role: rec.Role, name: rec.Name}] = rec
+}
+
+// refused is a request that policy refused; what is empty was not asked for.
+func (r replays) refused(identity, account, role, name string) {
+	r.Helper()
+	rec := ledger.Record{
+		Identity: parse(r.T, ident.ParseIdentity, identity), User: userKey(r.T), Issued: r.now.Unix(), Refused: wire.NoGrant,
+	}
+	for text, to := range map[*ident.Label]string{&rec.Asked: account, &rec.Role: role} {
+		if to != "" {
+			*text = labelOf(r.T, to)
+		}
+	}
+	if name != "" {
+		rec.Name = parse(r.T, ident.ParseName, name)
+	}
+	r.holders[holding{rec.Identity, rec.Account, rec.Role, rec.Name, rec.Asked, true}] = rec
 }
 
 func (r replays) held(before, after terms) (replayed, string) {
@@ -186,6 +203,43 @@ key:HKCCCCCCCCCCCCCCCCCC ORDERS/service somebody for 1h refused: no_grant
 		after := termsAt(t, strings.Replace(keys, "lifetime: 1h", "lifetime: 1h, longest: 2h", 1))
 		if _, text := longer.held(before, after); !strings.Contains(text, "somebody for 8h for 2h\n1 of 1 answers") {
 			t.Error(text)
+		}
+	})
+	t.Run("what was refused", func(t *testing.T) {
+		const more = keys + "  - {to: \"oidc:corp:alice\", account: ORDERS, role: reader}\n"
+		var at string
+		for _, c := range []struct {
+			what, identity, account, role, name, before, after, want string
+		}{
+			{"as before", "oidc:corp:alice", "ORDERS", "reader", "alice", keys, keys, ""},
+			{"granted", "oidc:corp:alice", "ORDERS", "reader", "alice", keys, more, "ORDERS/reader alice refused: no_grant for 1h"},
+			{"whatever there is", "oidc:corp:alice", "", "", "alice", keys, more, "any/any alice refused: no_grant ORDERS/reader for 1h"},
+			{"granted, and another role", "oidc:corp:alice", "ORDERS", "service", "alice", keys, more, "ORDERS/service alice refused: no_grant refused: role_not_granted"},
+			{"perhaps", "oidc:corp:alice", "ORDERS", "service", "alice", keys, keys + ops, "ORDERS/service alice refused: no_grant perhaps, if provider corp, in ops"},
+			{"the same conditions", "oidc:corp:alice", "ORDERS", "service", "alice", keys + ops, ops + keys, ""},
+			{"with other conditions", "oidc:corp:alice", "ORDERS", "service", "alice", keys + ops, keys + strings.Replace(ops, "[ops]", "[ops, admins]", 1), "ORDERS/service alice refused: no_grant perhaps, if provider corp, in ops or admins"},
+			{"for a role that is not asked for", "oidc:corp:alice", "ORDERS", "reader", "alice", keys, keys + ops, ""},
+			{"of a provider that is gone", "oidc:old:alice", "ORDERS", "reader", "alice", keys, more, ""},
+			{"by a key, for what it is not for", "key:" + good, "ORDERS", "reader", "mail", keys, keys + "  - {to: key, account: ORDERS, role: reader}\n", ""},
+			{"by a key, without the grant that it needs", "key:" + good, "ORDERS", "service", "mail", ops, keys, "ORDERS/service mail refused: no_grant for 1h"},
+			{"by a key that is disabled", "key:" + off, "ORDERS", "service", "mail", ops, keys, ""},
+			{"with a name, as it is given now", "key:" + good, "ORDERS", "service", "", ops, keys + "  - {to: \"key:" + good + "\", account: ORDERS, role: service, name: mail}\n", "ORDERS/service - refused: no_grant as mail for 1h"},
+		} {
+			r := newReplays(t)
+			r.key(good, nil)
+			r.key(off, func(a *ledger.AccessKey) { a.Disabled = true })
+			r.refused(c.identity, c.account, c.role, c.name)
+			_, text := r.held(termsAt(t, c.before), termsAt(t, c.after))
+			want := "0 of 1 answers would differ"
+			if c.want != "" {
+				want = "IDENTITY ROLE NAME BEFORE AFTER\n" + c.identity + " " + c.want + "\n1 of 1 answers would differ"
+			}
+			if text != want {
+				at += c.what + ":\n" + text + "\nwant\n" + want + "\n"
+			}
+		}
+		if at != "" {
+			t.Error(at)
 		}
 	})
 	t.Run("an account that is no more", func(t *testing.T) {
