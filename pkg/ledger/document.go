@@ -161,10 +161,10 @@ func (d *Document) check() error {
 	if bad := oidc.Check("providers", d.Providers); len(bad) > 0 {
 		return fmt.Errorf("an identity provider is out of shape: %s", bad[0])
 	}
+	if err := d.Policy.Check(); err != nil {
+		return fmt.Errorf("its policy: %w", err)
+	}
 	for _, o := range d.Policy.Offers {
-		if err := o.Check(); err != nil {
-			return fmt.Errorf("its policy: %w", err)
-		}
 		a, ok := d.Public.Account(o.Account)
 		if !ok {
 			return fmt.Errorf("it offers a role of account %s, which it does not have", o.Account)
@@ -172,8 +172,8 @@ func (d *Document) check() error {
 		if !a.HasRole(o.Role) {
 			return fmt.Errorf("it offers role %s/%s, which it does not have", o.Account, o.Role)
 		}
-		if o.Default <= 0 || o.Longest < o.Default || o.Longest.Duration() > MaxLife {
-			return fmt.Errorf("lifetimes of role %s/%s are out of order, or beyond %s", o.Account, o.Role, MaxLife)
+		if o.Longest.Duration() > MaxLife {
+			return fmt.Errorf("credentials of role %s/%s would live longer than %s", o.Account, o.Role, MaxLife)
 		}
 	}
 	return nil

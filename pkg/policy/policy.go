@@ -70,9 +70,15 @@ const (
 	MaxAnswers    = 64 // values of one claim
 )
 
-// Check refuses an offer that is to nobody or to several at once, and conditions out of
-// shape.
+// Check refuses an offer of nothing, one that is to nobody or to several at once, and
+// lifetimes and conditions out of shape.
 func (o Offer) Check() error {
+	if o.Account.IsZero() || o.Role.IsZero() {
+		return fmt.Errorf("an offer is of no role")
+	}
+	if o.Default <= 0 || o.Longest < o.Default {
+		return fmt.Errorf("lifetimes of role %s/%s are out of order", o.Account, o.Role)
+	}
 	to := 0
 	for _, is := range []bool{o.Kind != "", o.Identity != nil && !o.Identity.IsZero(), o.Category != "", o.Everyone} {
 		if is {
@@ -230,6 +236,21 @@ func (p Policy) LongestSession() time.Duration {
 type Named struct {
 	Name     ident.Name     `json:"name"`
 	Identity ident.Identity `json:"identity"`
+}
+
+// Check refuses offers out of shape, and identities without a name or names without one.
+func (p Policy) Check() error {
+	for _, o := range p.Offers {
+		if err := o.Check(); err != nil {
+			return err
+		}
+	}
+	for _, n := range p.Identities {
+		if n.Name.IsZero() || n.Identity.IsZero() {
+			return fmt.Errorf("the identity %q is called %q", n.Identity, n.Name)
+		}
+	}
+	return nil
 }
 
 // Longest is the longest life of any credential that this policy gives.

@@ -409,6 +409,11 @@ func TestNamesAndEnds(t *testing.T) {
 
 func TestOfferCheck(t *testing.T) {
 	key := identity("key:HKAAAAAAAAAAAAAAAAAA")
+	role := policy.Offer{Account: must(ident.ParseLabel("A")), Role: must(ident.ParseLabel("r")), Default: policy.Seconds(time.Minute), Longest: policy.Seconds(time.Hour)}
+	of := func(o policy.Offer) policy.Offer {
+		o.Account, o.Role, o.Default, o.Longest = role.Account, role.Role, role.Default, role.Longest
+		return o
+	}
 	for what, o := range map[string]policy.Offer{
 		"to nobody":         {},
 		"to two":            {Kind: "open", Everyone: true},
@@ -422,13 +427,34 @@ func TestOfferCheck(t *testing.T) {
 		"an empty value":    {Kind: "oidc", Claims: []policy.Claim{{Name: "a", Values: []string{""}}}},
 		"very many answers": {Kind: "oidc", Claims: []policy.Claim{{Name: "a", Values: make([]string, policy.MaxAnswers+1)}}},
 	} {
+		if of(o).Check() == nil {
+			t.Errorf("%s is accepted", what)
+		}
+	}
+	for what, change := range map[string]func(*policy.Offer){
+		"of no account":         func(o *policy.Offer) { o.Account = ident.Label{} },
+		"of no role":            func(o *policy.Offer) { o.Role = ident.Label{} },
+		"for no time":           func(o *policy.Offer) { o.Default = 0 },
+		"for more than longest": func(o *policy.Offer) { o.Default = o.Longest + 1 },
+	} {
+		o := of(policy.Offer{Kind: "open"})
+		change(&o)
 		if o.Check() == nil {
 			t.Errorf("%s is accepted", what)
 		}
 	}
 	for _, o := range []policy.Offer{{Kind: "open"}, {Identity: &key}, {Category: "a"}, {Everyone: true}, {Kind: "oidc", Groups: []string{"a"}, Claims: []policy.Claim{{Name: "a", Values: []string{"*"}}}}} {
-		if err := o.Check(); err != nil {
+		if err := of(o).Check(); err != nil {
 			t.Error(err)
+		}
+	}
+	good := policy.Policy{Offers: []policy.Offer{of(policy.Offer{Kind: "open"})}, Identities: []policy.Named{{Name: must(ident.ParseName("a.b")), Identity: key}}}
+	if err := good.Check(); err != nil {
+		t.Error(err)
+	}
+	for _, bad := range []policy.Policy{{Offers: []policy.Offer{{Kind: "open"}}}, {Identities: []policy.Named{{Identity: key}}}, {Identities: []policy.Named{{Name: must(ident.ParseName("a"))}}}} {
+		if bad.Check() == nil {
+			t.Errorf("%+v is accepted", bad)
 		}
 	}
 }
