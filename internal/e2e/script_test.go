@@ -36,7 +36,7 @@ func (w *world) scripts(t *testing.T) {
 		RequireUniqueNames: true,
 		// A program that was to end and serves instead is killed, and its script fails,
 		// long before all tests are.
-		Deadline: time.Now().Add(3 * time.Minute),
+		Deadline: time.Now().Add(6 * time.Minute),
 		Setup: func(e *testscript.Env) error {
 			e.Vars = append(e.Vars, w.vars(filepath.Join(e.WorkDir, "home"))...)
 			e.Vars = append(e.Vars, "ESC=\x1b", "BEL=\a")
