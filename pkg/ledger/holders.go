@@ -15,8 +15,8 @@ type holders struct {
 	n  map[uint64]uint32
 }
 
-// CountHolders has the projection count names by holder, which costs some 20 bytes for each.
-// It is called before anything is applied.
+// CountHolders has the projection count names by holder, which costs 24 to 38 bytes for each
+// holder of up to 1.5 million. It is called before anything is applied.
 func (p *Projection) CountHolders() { p.held = &holders{n: make(map[uint64]uint32)} }
 
 func identityHash(seed maphash.Seed, id ident.Identity) uint64 {
