@@ -47,6 +47,8 @@ const more = `
   - {to: invite, account: CHAT, role: member}
   - {to: key, account: ORDERS, role: service, lifetime: 10m}
   - {to: key, account: ORDERS, role: reader}
+  - {to: key, account: EDGE, role: box}
+  - {to: key, account: RELAY, role: relay}
   - {to: oidc, provider: corp, groups: [ops], account: ORDERS, role: service}
   - {to: oidc, provider: corp, account: CHAT, role: member}
   - {to: oidc, provider: ci, claims: [{claim: repository, values: ["acme/*"]}, {claim: ref, values: [refs/heads/main]}], account: ORDERS, role: service}
@@ -57,12 +59,32 @@ providers:
   - {name: flaky, issuer: "FLAKY", audiences: [herald-tests]}
 accounts:
   - name: ORDERS
+    imports:
+      - {from: RELAY, subject: relay.renew, type: service, share: true}
     roles:
       - name: service
-        publish: {allow: ["orders.>"]}
+        publish: {allow: ["orders.>", relay.renew]}
         subscribe: {allow: ["orders.>"]}
       - name: reader
         subscribe: {allow: ["orders.>"]}
+  # What is asked of this one's service arrives at the issuers'.
+  - name: RELAY
+    exports:
+      - {name: renewal for others, subject: relay.renew, type: service}
+    mappings:
+      - {subject: relay.renew, to: [{subject: auth.v1.renew}]}
+    roles:
+      - name: relay
+        publish: {allow: ["relay.>"]}
+        subscribe: {allow: ["relay.>"]}
+  # Servers at the edge come with credentials of this one.
+  - name: EDGE
+    limits: {leafnodes: 10}
+    roles:
+      - name: box
+        publish: {allow: ["edge.>"]}
+        subscribe: {allow: ["edge.>"]}
+        connection_types: [STANDARD, LEAFNODE]
 `
 
 func TestMain(m *testing.M) { os.Exit(run(m)) }
@@ -80,7 +102,7 @@ func run(m *testing.M) (code int) {
 		return code
 	}
 	defer func() { fail(os.RemoveAll(dir)) }()
-	if shared, err = uptest.Start(dir, uptest.Options{Log: &log}); err != nil {
+	if shared, err = uptest.Start(dir, uptest.Options{Log: &log, Leaf: true}); err != nil {
 		fail(err)
 		return code
 	}

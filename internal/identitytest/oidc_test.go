@@ -2,9 +2,11 @@ package identitytest
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 	"time"
 
@@ -110,8 +112,8 @@ func TestJob(t *testing.T) {
 	}
 }
 
-// TestLoginAttacks: what is no good token gives nothing, is told in one sentence, and is
-// never in the log.
+// TestLoginAttacks: what is no good token gives nothing; the caller is told a code and one
+// sentence, and the log says why, but never what the token was.
 func TestLoginAttacks(t *testing.T) {
 	now := time.Now()
 	other := newLogin()
@@ -155,8 +157,22 @@ func TestLoginAttacks(t *testing.T) {
 		"that is none":                {raw("a.b.c"), wire.BadIdentity},
 		"in no group that it must be": {with("groups", []string{"guests"}), wire.BadIdentity},
 	} {
-		_, err := issue(t, nc, newKey(t), client.Wish{Identity: c.token}, "")
-		refusedAs(t, "a token "+what, err, c.code)
+		var token string
+		_, err := issue(t, nc, newKey(t), client.Wish{Identity: client.Token(func(ctx context.Context) (string, error) {
+			token, err = c.token(ctx)
+			return token, err
+		})}, "")
+		var e *wire.Error
+		if !errors.As(err, &e) {
+			t.Errorf("a token %s: %v", what, err)
+			continue
+		}
+		refusedWith(t, "a token "+what, e, c.code, `"type":"oidc"`)
+		for part := range strings.SplitSeq(token, ".") {
+			if len(part) > 20 && log.says(part) {
+				t.Errorf("a token %s: it is in the log", what)
+			}
+		}
 	}
 	if _, err := issue(t, nc, newKey(t), client.Wish{Identity: raw(good)}, ""); err != nil {
 		t.Errorf("the one that the others differ from: %v", err)

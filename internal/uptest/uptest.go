@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -37,6 +38,7 @@ type Options struct {
 	WAN     bool
 	Bare    bool // no services
 	TLS     bool // for clients, routes and gateways, as of `nscsetup init --tls`
+	Leaf    bool // the first server of home takes leafnodes
 	Log     io.Writer
 }
 
@@ -62,7 +64,7 @@ func Init(ctx context.Context, dir string, o Options) (*platform.Platform, *Port
 		spec.Regions = append(spec.Regions, region)
 	}
 	spec.Home = spec.Regions[0]
-	ports, err := Reserve(ctx, spec.Ports())
+	ports, err := Reserve(ctx, spec.Ports()+1)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -72,10 +74,29 @@ func Init(ctx context.Context, dir string, o Options) (*platform.Platform, *Port
 		create = platform.InitTLS
 	}
 	p, err := create(ctx, filepath.Join(dir, "platform"), spec, time.Now())
+	if err == nil && o.Leaf {
+		err = takeLeafnodes(p, spec.Port+spec.Ports())
+	}
 	if err != nil {
 		return nil, nil, errors.Join(err, ports.Release())
 	}
 	return p, ports, nil
+}
+
+// takeLeafnodes lets the first server of the platform file listen for them.
+func takeLeafnodes(p *platform.Platform, port int) error {
+	data, err := os.ReadFile(p.Dir.File())
+	if err != nil {
+		return fmt.Errorf("reading the platform file: %w", err)
+	}
+	file := strings.Replace(string(data), ", gateway:", fmt.Sprintf(", leafnode: %q, gateway:", net.JoinHostPort("127.0.0.1", strconv.Itoa(port))), 1)
+	if file == string(data) {
+		return errors.New("the platform file has no server")
+	}
+	if err := os.WriteFile(p.Dir.File(), []byte(file), 0o600); err != nil { // #nosec G703 -- the platform that was just made
+		return fmt.Errorf("writing the platform file: %w", err)
+	}
+	return nil
 }
 
 // Start makes a platform under dir and runs it.
