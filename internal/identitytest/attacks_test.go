@@ -3,6 +3,7 @@ package identitytest
 import (
 	"crypto/rand"
 	"encoding/json"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -52,6 +53,19 @@ func (r *record) about(what string) string {
 	var all []string
 	for _, l := range r.lines {
 		if strings.Contains(l, what) && strings.Contains(l, "refused") {
+			all = append(all, l)
+		}
+	}
+	return strings.Join(all, "")
+}
+
+// matching are the lines that have all of the words.
+func (r *record) matching(words ...string) string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var all []string
+	for _, l := range r.lines {
+		if !slices.ContainsFunc(words, func(w string) bool { return !strings.Contains(l, w) }) {
 			all = append(all, l)
 		}
 	}

@@ -53,6 +53,11 @@ func (s *Sources) Take(id string, now time.Time) time.Duration {
 		who = &source{Limiter: rate.NewLimiter(rate.Limit(r.PerSecond), r.Burst), of: r}
 		s.all[id] = who
 	}
+	// Callers read the clock before they come here, side by side. A limiter that is shown an
+	// earlier time counts what follows it again.
+	if now.Before(who.last) {
+		now = who.last
+	}
 	who.last = now
 	res := who.ReserveN(now, 1)
 	d := res.DelayFrom(now)

@@ -32,6 +32,27 @@ func TestTake(t *testing.T) {
 	}
 }
 
+// Requests are at work side by side, and the one that read the clock first may come last:
+// the time between them counts once all the same.
+func TestTakeOutOfOrder(t *testing.T) {
+	now := time.Unix(1790000000, 0)
+	s := limit.New(limit.Always(limit.Rate{Burst: 1, PerSecond: 1}))
+	taken := 0
+	for range 100 {
+		for _, at := range []time.Time{now.Add(time.Second), now} {
+			if s.Take("a", at) == 0 {
+				taken++
+			}
+		}
+	}
+	if taken != 1 {
+		t.Errorf("%d were taken at once, where one may be", taken)
+	}
+	if d := s.Take("a", now.Add(2*time.Second)); d != 0 {
+		t.Errorf("a second later it waits %s", d)
+	}
+}
+
 // Whoever makes names up does not fill the memory, and does not free who asks now.
 func TestManySources(t *testing.T) {
 	now := time.Unix(1790000000, 0)
