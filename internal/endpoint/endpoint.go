@@ -8,6 +8,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"strconv"
 	"sync"
@@ -157,8 +158,13 @@ func (s *Server) take(h Handler, r request) {
 	case s.slots <- struct{}{}:
 	default:
 		busy := wire.Errorf(wire.Unavailable, "ask again in a moment", "too many requests at once")
-		busy.RetryAfterMS = 500
-		s.respond(r, id, Response{Err: busy})
+		busy.RetryAfterMS, busy.RequestID = 500, id
+		// Nothing of the request was read: there is no key to seal to.
+		body, err := json.Marshal(busy)
+		if err != nil {
+			body = nil // a value of our own: this cannot happen
+		}
+		s.respond(r, id, Response{Body: body, Err: busy})
 		return
 	}
 	s.working.Add(1)

@@ -50,8 +50,8 @@ func TestFlood(t *testing.T) {
 			answered.Add(1)
 			e, err := wire.DecodeError(m.Data)
 			switch {
-			case err != nil || m.Header.Get(wire.HeaderErrorCode) == "":
-				other.Add(1) // issued, or refused for what it is
+			case m.Header.Get(wire.HeaderErrorCode) == "" || err != nil:
+				t.Errorf("an answer that says nothing: %v %q: %v", m.Header, m.Data, err)
 			case e.Code == wire.RateLimited:
 				limited.Add(1)
 				if e.RetryAfterMS <= 0 {
