@@ -200,7 +200,7 @@ func TestAttacks(t *testing.T) {
 	ams, _ := shared.Public.Document.Region(region("ams"))
 	account := must(keystore.Generate(keystore.Account))
 	stranger := newKey(t)
-	id := accessKey(t, "--grant", "ORDERS/service", "--name", "attacked")
+	id := accessKey(t, "--grant", "ORDERS/service", "--name", shared.Name("attacked").String())
 	if _, err := issue(t, nc, newKey(t), client.Wish{Identity: id}, wire.BadIdentity); err != nil {
 		t.Fatal(err)
 	}

@@ -25,7 +25,8 @@ func refusedAs(t *testing.T, what string, err error, code wire.Code) {
 // TestAccessKey: a program gets what its key is for from any region, in one request, and
 // nothing once the key is rotated, disabled or removed.
 func TestAccessKey(t *testing.T) {
-	id := accessKey(t, "--grant", "ORDERS/service", "--name", "mail", "--network", "127.0.0.0/8")
+	mail := shared.Name("mail")
+	id := accessKey(t, "--grant", "ORDERS/service", "--name", mail.String(), "--network", "127.0.0.0/8")
 	key := newKey(t)
 	for _, at := range []string{"sgp", "ams", "sfo"} {
 		nc := guest(t, region(at))
@@ -35,7 +36,7 @@ func TestAccessKey(t *testing.T) {
 			t.Fatalf("%s: %v", at, err)
 		}
 		u := c.User
-		if u.Account != label("ORDERS") || u.Role != label("service") || u.Name != name("mail") || u.Identity != ident.KeyIdentity(id.ID) || c.Region != region(at) {
+		if u.Account != label("ORDERS") || u.Role != label("service") || u.Name != mail || u.Identity != ident.KeyIdentity(id.ID) || c.Region != region(at) {
 			t.Errorf("%s: %+v of %s", at, u, c.Region)
 		}
 		if left := time.Until(c.Expires); left > 10*time.Minute || left < 9*time.Minute {
@@ -50,7 +51,7 @@ func TestAccessKey(t *testing.T) {
 	_, err = issue(t, nc, key, client.Wish{Identity: id, Name: name("other")}, "")
 	refusedAs(t, "another name", err, wire.BadName)
 
-	if out := setup(t, "access-key", "describe", id.ID.String()); !strings.Contains(out, "for mail") {
+	if out := setup(t, "access-key", "describe", id.ID.String()); !strings.Contains(out, "for "+mail.String()) {
 		t.Errorf("it was used, and described as\n%s", out)
 	}
 	file := filepath.Join(t.TempDir(), "rotated")
@@ -112,7 +113,7 @@ func TestAccessKeyElsewhere(t *testing.T) {
 // TestRenewal: a credential by an access key is renewed in its account, without the key,
 // for as long as the key is good.
 func TestRenewal(t *testing.T) {
-	id := accessKey(t, "--grant", "ORDERS/service", "--name", "renewed")
+	id := accessKey(t, "--grant", "ORDERS/service", "--name", shared.Name("renewed").String())
 	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
 	defer cancel()
 	creds := make(chan client.Credential, 100)

@@ -22,15 +22,15 @@ func TestFlood(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 90*time.Second)
 	defer cancel()
 	const users = 8
-	key := accessKey(t, "--grant", "ORDERS/service")
+	key, called := accessKey(t, "--grant", "ORDERS/service"), shared.Name("flood")
 	creds := make(chan client.Credential, 1000)
-	if _, err := issue(t, guest(t, region("ams")), newKey(t), client.Wish{Identity: key, Name: name("flood-0")}, wire.BadIdentity); err != nil {
+	if _, err := issue(t, guest(t, region("ams")), newKey(t), client.Wish{Identity: key, Name: called}, wire.BadIdentity); err != nil {
 		t.Fatal(err)
 	}
 	for range users {
 		s, err := client.Connect(ctx, client.Config{
 			Platform: shared.Public, Key: newKey(t), Region: region("ams"),
-			Wish:         client.Wish{Identity: key, Name: name("flood-0"), TTL: 15 * time.Second},
+			Wish:         client.Wish{Identity: key, Name: called, TTL: 15 * time.Second},
 			OnCredential: func(c client.Credential) { creds <- c },
 		})
 		if err != nil {

@@ -207,6 +207,14 @@ func byAnotherService(t *testing.T, asker user, nc *nats.Conn) {
 		}
 		renewsFor(t, "an answer "+what, m, server)
 	}
+	if n := renewals(server); n != 1 {
+		t.Errorf("%d renewals of who answered once with a reply", n)
+	}
+}
+
+// renewals is how many the log tells of for somebody.
+func renewals(u user) int {
+	return strings.Count(log.matching(`"msg":"renewed"`, u.key.Public()), "\n")
 }
 
 // another is a platform with accounts, roles and names like this one's.
@@ -373,5 +381,10 @@ func TestForgedWord(t *testing.T) {
 	must(0, nc.Flush())
 	if n, _, err := everything.Pending(); err != nil || n > 0 {
 		t.Errorf("a reply that no server made is answered: %v", err)
+	}
+	// Nor is anything done for it that could not be sent: an issuer may answer servers' replies
+	// only.
+	if n := renewals(victim); n != 4 {
+		t.Errorf("%d renewals, where 4 were asked for", n)
 	}
 }
