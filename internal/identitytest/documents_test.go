@@ -92,6 +92,10 @@ func TestDocumentAttacks(t *testing.T) {
 	older := other(signing(), func(v *trust.Version) { v.Number-- })
 	stranger := must(keystore.Generate(keystore.Operator))
 	root := must(keystore.Load(filepath.Join(shared.Dir, "operator", "operator.nk"), keystore.Operator))
+	// around is one whose public part is signed as it should be, and the policy around it by k.
+	around := func(k *keystore.Key) string {
+		return must(must(shared.Public.Operator.OpenEntry(other(signing(), newer))).Sign(k))
+	}
 	id := accessKey(t, "--grant", "ORDERS/service", "--name", shared.Name("documents").String())
 	granted := func(until wire.Code) {
 		t.Helper()
@@ -121,8 +125,8 @@ func TestDocumentAttacks(t *testing.T) {
 	put(older)
 	for what, c := range map[string]struct{ token, why string }{
 		"that nobody signed":             {unsigned(other(signing(), newer)), "no JWT of version 2"},
-		"that a stranger signed":         {other(stranger, newer), `signed by \"` + stranger.Public()},
-		"that the operator's key signed": {other(root, newer), `signed by \"` + root.Public()},
+		"that a stranger signed":         {around(stranger), `signed by \"` + stranger.Public()},
+		"that the operator's key signed": {around(root), `signed by \"` + root.Public()},
 		"that was altered":               {altered(other(signing(), newer), `"iat":1`, `"iat":2`), "a signature that is not by " + signing().Public()},
 		"of an epoch that nobody began":  {other(signing(), func(v *trust.Version) { v.Epoch++ }), "with the operator's word for"},
 	} {
