@@ -83,7 +83,8 @@ func TestRenewalAttacks(t *testing.T) {
 	t.Run("forged", func(t *testing.T) {
 		// What a client says of who asks is taken out by the server, which says it itself. A
 		// server of 2.15 looks no further where it meets the header's name twice in a row: what
-		// is behind that stays, and then there are two.
+		// is behind that stays, and then there are two. The headers of a message are
+		// sent in any order: it is sent until that one is in front.
 		const info = wire.HeaderInfo
 		said := victim.word(nil)
 		for what, c := range map[string]struct {
@@ -97,6 +98,10 @@ func TestRenewalAttacks(t *testing.T) {
 			"behind its name, two": {nats.Header{"A": {info + info}, info: {said}}, "2 Nats-Request-Info headers"},
 		} {
 			m := request(t, nc, subject.Renew, c.header)
+			for tries := 0; c.why != "" && tries < 20 && m.Header.Get(wire.HeaderErrorCode) == ""; tries++ {
+				renewsFor(t, what, m, asker)
+				m = request(t, nc, subject.Renew, c.header)
+			}
 			if c.why == "" {
 				renewsFor(t, what, m, asker)
 				continue
