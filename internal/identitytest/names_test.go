@@ -16,10 +16,11 @@ import (
 func TestNames(t *testing.T) {
 	id := accessKey(t, "--grant", "ORDERS/service")
 	key := newKey(t)
+	prefix := shared.Name("names").String()
 	regions := []string{"ams", "sfo", "sgp"}
 	ask := func(i int) error {
 		at := guest(t, region(regions[i%len(regions)]))
-		_, err := issue(t, at, key, client.Wish{Identity: id, Name: name(fmt.Sprintf("names-%d", i))}, wire.BadIdentity)
+		_, err := issue(t, at, key, client.Wish{Identity: id, Name: name(fmt.Sprintf("%s-%d", prefix, i))}, wire.BadIdentity)
 		return err
 	}
 	for i := range ledger.DefaultMostNames {
@@ -42,7 +43,7 @@ func TestNames(t *testing.T) {
 		t.Errorf("one that it has: %v", err)
 	}
 	other := accessKey(t, "--grant", "ORDERS/service")
-	if _, err := issue(t, guest(t, region("sfo")), newKey(t), client.Wish{Identity: other, Name: name("names-other")}, wire.BadIdentity); err != nil {
+	if _, err := issue(t, guest(t, region("sfo")), newKey(t), client.Wish{Identity: other, Name: shared.Name("names")}, wire.BadIdentity); err != nil {
 		t.Errorf("another: %v", err)
 	}
 	if more > ledger.DefaultMostNames+3 {

@@ -20,11 +20,11 @@ import (
 // TestReplayOfRefusals: what was refused to a program is what a changed file is held against.
 func TestReplayOfRefusals(t *testing.T) {
 	id := accessKey(t, "--grant", "ORDERS/service")
-	nc, key := guest(t, region("sgp")), newKey(t)
-	if _, err := issue(t, nc, key, client.Wish{Identity: id, Name: name("replayed")}, wire.BadIdentity); err != nil {
+	nc, key, called := guest(t, region("sgp")), newKey(t), shared.Name("replayed")
+	if _, err := issue(t, nc, key, client.Wish{Identity: id, Name: called}, wire.BadIdentity); err != nil {
 		t.Fatal(err)
 	}
-	_, err := issue(t, nc, key, client.Wish{Identity: id, Account: label("ORDERS"), Role: label("reader"), Name: name("replayed")}, "")
+	_, err := issue(t, nc, key, client.Wish{Identity: id, Account: label("ORDERS"), Role: label("reader"), Name: called}, "")
 	refusedAs(t, "a role that the key is not for", err, wire.RoleNotGranted)
 
 	who := "key:" + id.ID.String()
@@ -48,7 +48,7 @@ func TestReplayOfRefusals(t *testing.T) {
 				row = f
 			}
 		}
-		if code == cli.Failed && row == who+" ORDERS/reader replayed refused: role_not_granted for 10m" {
+		if code == cli.Failed && row == who+" ORDERS/reader "+called.String()+" refused: role_not_granted for 10m" {
 			return
 		}
 		if wait.For(ctx, 100*time.Millisecond) != nil {
