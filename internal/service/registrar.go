@@ -251,8 +251,8 @@ func (c *Config) decide(ctx, run context.Context, r *Running, k *keeper, log *sl
 	}
 	home := &registrar.Home{
 		Decider: decider, Document: k.know.document, Issuers: auth, Limits: registrar.DefaultLimits(), Log: log, Now: time.Now,
-		Names: func(id ident.Identity, enough int) int {
-			return k.know.projection.NamesOf(id, enough, k.know.document().Names, time.Now())
+		Names: ledger.NameCounts{
+			Projection: k.know.projection, Now: time.Now, Rules: func() ledger.NameRules { return k.know.document().Names },
 		},
 		Methods: authn.Methods{k.logins}, AccessKey: k.know.projection.AccessKey, Redeemed: k.know.projection.Redeemed,
 		Suspended: func(id ident.Identity) bool {

@@ -22,8 +22,24 @@ import (
 var ErrInvalid = errors.New("invalid identifier")
 
 func invalid(what, value, rule string) error {
-	// The value comes from outside: %.64q bounds it and makes it harmless to print.
-	return fmt.Errorf("%w: %.64q is not a %s: %s", ErrInvalid, value, what, rule)
+	return fmt.Errorf("%w: %s is not a %s: %s", ErrInvalid, shown(value), what, rule)
+}
+
+// shown is a value from outside as it may be told and logged: bounded, harmless to print,
+// and without what was put here by mistake and is a secret: the seed of an nkey, the secret
+// of an access key, the code of an invitation, a token.
+func shown(value string) string {
+	const most, begin = 40, 8
+	folded := strings.ToUpper(strings.TrimSpace(value))
+	switch {
+	case len(value) <= most && !strings.HasPrefix(folded, "HI-") && !strings.HasPrefix(folded, "HI ") && !strings.Contains(value, "hks_"):
+		return fmt.Sprintf("%q", value)
+	case len(value) <= 2*most && nkeys.IsValidPublicKey(value):
+		return fmt.Sprintf("%q", value)
+	case folded != "" && (folded[0] == 'S' || strings.HasPrefix(folded, "HI")) || strings.Contains(value, "hks_") || strings.Contains(value, "eyJ"):
+		return fmt.Sprintf("what was given, %d bytes,", len(value))
+	}
+	return fmt.Sprintf("%.*q… of %d bytes", begin, value, len(value))
 }
 
 const (

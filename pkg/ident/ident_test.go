@@ -493,3 +493,43 @@ func crc16(data []byte) (crc uint16) {
 	}
 	return crc
 }
+
+// TestErrorsTellNoSecrets: what is put into the wrong place is often what must be told nobody,
+// and errors go to logs and, in the clear, to callers.
+func TestErrorsTellNoSecrets(t *testing.T) {
+	kp, err := nkeys.CreateUser()
+	if err != nil {
+		t.Fatal(err)
+	}
+	seed, err := kp.Seed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	pub, err := kp.PublicKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, secret := range []string{
+		string(seed), " " + string(seed) + "\n", string(seed[:50]), strings.ToLower(string(seed)),
+		"hks_" + strings.Repeat("a1B2c3D", 7), "hks_" + strings.Repeat("a", 20), "HERALD_KEY_SECRET=hks_" + strings.Repeat("a1B2c3D", 7),
+		"HI-7K3M-9QXR-T2VB-4N8C-WJPX", "hi-7k3m-9qxr-t2vb-4n8c-wjpx", "HI 7K3M 9QXR T2VB 4N8C WJPX",
+		"eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJhbGljZSIsImF1ZCI6ImEifQ.c2lnbmF0dXJl", "ghp_" + strings.Repeat("a1B2c3D", 6),
+	} {
+		for _, k := range kinds() {
+			if _, _, err := k.parse(secret); err != nil {
+				for i := 0; i+10 <= len(secret); i++ {
+					if strings.Contains(err.Error(), secret[i:i+10]) {
+						t.Errorf("%s: %q says %q", k.name, secret, err)
+						break
+					}
+				}
+			}
+		}
+	}
+	// What is public, and what is short, is shown.
+	for _, s := range []string{pub, "Alice Smith"} {
+		if _, err := ident.ParseRegion(s); err == nil || !strings.Contains(err.Error(), s) {
+			t.Errorf("%q: %v", s, err)
+		}
+	}
+}

@@ -41,25 +41,38 @@ func (h *holders) swap(seed maphash.Seed, old, next name) {
 	}
 }
 
-// NamesOf is how many names an identity has. It looks through all names only where there may
-// be as many as enough; where there are not, it may give too many. Without CountHolders it is
-// 0.
-func (p *Projection) NamesOf(id ident.Identity, enough int, rules NameRules, now time.Time) int {
-	if p.held == nil {
+// NameCounts says how many names there are, as a projection knows it that counts holders.
+type NameCounts struct {
+	Projection *Projection
+	Rules      func() NameRules
+	Now        func() time.Time
+}
+
+// Listed is how many names an identity has, those that lapsed, too. It costs one look-up.
+func (c NameCounts) Listed(id ident.Identity) int {
+	h := c.Projection.held
+	if h == nil {
 		return 0
 	}
-	p.held.mu.Lock()
-	n := int(p.held.n[identityHash(p.seed, id)])
-	p.held.mu.Unlock()
-	if n < enough {
-		return n
-	}
-	n = 0
-	p.Names(func(k KnownName) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return int(h.n[identityHash(c.Projection.seed, id)])
+}
+
+// Held is how many names an identity has now. It looks at all names.
+func (c NameCounts) Held(id ident.Identity) int {
+	rules, now, n := c.Rules(), c.Now(), 0
+	c.Projection.Names(func(k KnownName) bool {
 		if k.Holder == id && rules.stateAt(&Name{Until: k.Until, Rests: k.Rests}, k.Denies, now) == held {
 			n++
 		}
 		return true
 	})
+	return n
+}
+
+// All is how many names there are, those that nobody has any more, too.
+func (c NameCounts) All() int {
+	n, _, _ := c.Projection.Len()
 	return n
 }

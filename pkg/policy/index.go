@@ -160,7 +160,8 @@ func (x *Index) candidates(id ident.Identity, f func(int) bool) {
 // categories that this one is in; to its kind; to everybody. Of two that are to the same,
 // the one that asks for more. Of two that ask for as much, the first.
 //
-// A lifetime beyond the longest is cut to it: the answer says when it ends.
+// A lifetime beyond the longest, or beyond the session, is cut to it: the answer says when it
+// ends.
 func (x *Index) Decide(a Asker, w Wish, now time.Time) (Grant, *wire.Error) {
 	return x.decide(a, w, now, nil)
 }
@@ -192,6 +193,8 @@ func (x *Index) decide(a Asker, w Wish, now time.Time, note func(i int, why stri
 		decided = true
 		if g, werr = o.grant(a, w, x.sums[i], now); werr == nil {
 			g.Line = i
+			// Whoever is to show again who they are, holds nothing that lives longer.
+			g.TTL = min(g.TTL, x.policy.LongestSession())
 		}
 		return false
 	})

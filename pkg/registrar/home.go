@@ -33,8 +33,12 @@ type Home struct {
 	AccessKey func(ident.KeyID) (authn.KeyRecord, bool)
 	// Redeemed gives what the invitations are for that a user has used.
 	Redeemed func(ident.UserKey) []authn.Granted
-	// Names gives how many names an identity has; fewer than enough may be too many.
-	Names func(id ident.Identity, enough int) int
+	// Names counts names, as ledger.NameCounts does.
+	Names interface {
+		Listed(ident.Identity) int
+		Held(ident.Identity) int
+		All() int
+	}
 	// Methods are ways to show who asks, beside those that need the ledger alone.
 	Methods authn.Methods
 	Limits  *Limits

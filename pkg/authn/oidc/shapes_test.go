@@ -335,7 +335,7 @@ func TestTermsAgain(t *testing.T) {
 		"another program is taken":          {change: func(p *oidc.Provider) { p.AuthorizedParties = append([]string{"mobile"}, p.AuthorizedParties...) }},
 		"another program is not taken":      {change: func(p *oidc.Provider) { p.AuthorizedParties = []string{"web"} }},
 		"other algorithms":                  {change: func(p *oidc.Provider) { p.Algorithms = []string{"RS256"} }},
-		"the claim with groups":             {change: func(p *oidc.Provider) { p.GroupsClaim = "roles" }},
+		"the claim with groups":             {change: func(p *oidc.Provider) { p.GroupsClaim = "roles" }, ends: true},
 		"access tokens are not taken":       {change: func(p *oidc.Provider) { p.Tokens = []string{oidc.TokenID} }},
 		"another issuer":                    {change: func(p *oidc.Provider) { p.Issuer = "https://evil.example" }, ends: true},
 		"its audience is not taken":         {change: func(p *oidc.Provider) { p.Audiences = []string{"mobile"} }, ends: true},

@@ -18,7 +18,7 @@ type terms struct {
 
 // fixed is the part of terms that is of all tokens of a provider.
 func (p Provider) fixed() (sum [sha256.Size]byte) {
-	data, err := json.Marshal([]any{p.Issuer, p.subjectClaim(), p.NameClaim, p.Required})
+	data, err := json.Marshal([]any{p.Issuer, p.subjectClaim(), p.NameClaim, p.GroupsClaim, p.Required})
 	if err != nil {
 		return sum // texts are always JSON
 	}

@@ -395,6 +395,7 @@ func connectSize(tags []string) int {
 	claims.Tags = append(jwt.TagList{
 		tagIdentity + ":" + strings.Repeat("i", 6), tagRegion + ":" + strings.Repeat("r", 16), tagLogin + ":" + strings.Repeat("o", 32+1+255),
 		tagProven + ":" + strings.Repeat("p", 12), tagMet + ":" + strings.Repeat("m", 16),
+		tagBy + ":" + strings.Repeat("b", 16),
 	}, tags...)
 	token, err := claims.EncodeWithSigner(issuer, func(string, []byte) ([]byte, error) { return make([]byte, 64), nil })
 	if err != nil {

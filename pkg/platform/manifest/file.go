@@ -182,7 +182,7 @@ type Credentials struct {
 	// The longest that is given, at most 31 days. Default: 12h.
 	Longest Duration `yaml:"longest"`
 	// How long credentials are renewed from when their holder showed who they are; then they
-	// have to show it again. At most 31 days. Default: 12h.
+	// have to show it again. None lives longer. At most 31 days. Default: 12h.
 	Session Duration `yaml:"session"`
 	// How much may be asked of one issuer from one host. Default: 5000 at once, and 6000 a
 	// minute.
