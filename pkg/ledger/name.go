@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/herald-nats/herald/pkg/ident"
+	"github.com/herald-nats/herald/pkg/wire"
 )
 
 // Name is what the ledger has of a name: who holds it, and until when.
@@ -101,6 +102,26 @@ func (r NameRules) HeldBy(n Name, gone bool, id ident.Identity, now time.Time) e
 		}
 	}
 	return ErrNotFound
+}
+
+// Told is what who asks for a name hears of an error of HeldBy or Claim: that the name is
+// somebody else's. Who chose it can choose another; who was given it cannot. Other errors are
+// given as they are.
+func Told(name ident.Name, chosen bool, err error) error {
+	hint := "choose another name"
+	if !chosen {
+		hint = "ask the platform's operator: the name comes with what you are granted, or with your proof, and somebody else has it"
+	}
+	switch {
+	case errors.Is(err, ErrTaken):
+		return wire.Errorf(wire.NameTaken, hint, "the name %s belongs to somebody else", name)
+	case errors.Is(err, ErrResting):
+		if chosen {
+			hint += ", or wait until it is free"
+		}
+		return wire.Errorf(wire.NameTaken, hint, "the name %s was somebody else's until lately", name)
+	}
+	return err
 }
 
 // Claim is who asks for a name.

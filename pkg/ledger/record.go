@@ -28,12 +28,14 @@ type Record struct {
 	Expires  int64            `json:"expires"` // seconds since 1970
 	Region   ident.Region     `json:"region"`
 	Issuer   ident.UserKey    `json:"issuer"`
-	Met      string           `json:"met,omitempty"` // what of policy the proof met; see policy.Offer.Sum
-	By       string           `json:"by,omitempty"`  // what it was proved by; see authn.Who.By
+	Met      string           `json:"met,omitempty"`    // what of policy the proof met; see policy.Offer.Sum
+	By       string           `json:"by,omitempty"`     // what it was proved by; see authn.Who.By
+	Proven   int64            `json:"proven,omitempty"` // seconds since 1970: when the identity was proved
 	// Refused is why nothing was issued. Then there is no account, Issued is when that was,
 	// and what was asked for is Asked, Role and Name, each zero where it was left to policy.
 	Refused wire.Code   `json:"refused,omitempty"`
 	Asked   ident.Label `json:"asked,omitzero"` // the account's name
+	Given   ident.Name  `json:"given,omitzero"` // the name that the proof gives
 }
 
 func (r Record) check() error {
@@ -44,8 +46,8 @@ func (r Record) check() error {
 		}
 		return nil
 	}
-	if !r.Asked.IsZero() {
-		return fmt.Errorf("a record of what was asked for and issued: %w", ErrDamaged)
+	if !r.Asked.IsZero() || !r.Given.IsZero() || r.Proven < 0 {
+		return fmt.Errorf("a record of what was issued, with what it is not: %w", ErrDamaged)
 	}
 	if r.ID == "" || len(r.ID) > 64 || len(r.Request) > 64 || len(r.Met) > 64 || len(r.By) > 64 || r.Identity.IsZero() || r.User.IsZero() || r.Account.IsZero() || r.Role.IsZero() ||
 		r.Issued <= 0 || r.Expires <= r.Issued || r.Region.IsZero() || r.Issuer.IsZero() {

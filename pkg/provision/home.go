@@ -12,6 +12,7 @@ import (
 	"github.com/herald-nats/herald/internal/wait"
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/ledger"
+	"github.com/herald-nats/herald/pkg/policy"
 	"github.com/herald-nats/herald/pkg/subject"
 	"github.com/herald-nats/herald/pkg/wire"
 )
@@ -51,18 +52,18 @@ func NewHome(nc *nats.Conn, p *ledger.Projection, o ledger.Opener) *Home {
 }
 
 // Claim implements Decider.
-func (n *Home) Claim(ctx context.Context, name ident.Name, id ident.Identity, claim wire.Claim) error {
-	if held, gone, ok := n.projection.Name(name); ok {
-		switch err := n.heldBy(held, gone, id); {
+func (n *Home) Claim(ctx context.Context, g policy.Grant, claim wire.Claim) error {
+	if held, gone, ok := n.projection.Name(g.Name); ok {
+		switch err := n.heldBy(held, gone, g.Identity); {
 		case err == nil, !errors.Is(err, ledger.ErrNotFound):
-			return told(name, err)
+			return ledger.Told(g.Name, g.Chosen, err)
 		}
 	}
 	msg, err := n.ask(ctx, subject.HomeClaim, claim, "new names cannot be given now: the home region does not answer", "names that were given before go on working")
 	if err != nil {
 		return err
 	}
-	return n.claimed(name, id, msg)
+	return n.claimed(g, msg)
 }
 
 // Redeem implements Decider.
@@ -99,17 +100,6 @@ func (n *Home) heldBy(held ledger.Name, gone bool, id ident.Identity) error {
 		rules = d.Names
 	}
 	return rules.HeldBy(held, gone, id, n.opener.Now())
-}
-
-// told is what a client hears of a name that is not its own.
-func told(name ident.Name, err error) error {
-	switch {
-	case errors.Is(err, ledger.ErrTaken):
-		return wire.Errorf(wire.NameTaken, "choose another name", "the name %s belongs to somebody else", name)
-	case errors.Is(err, ledger.ErrResting):
-		return wire.Errorf(wire.NameTaken, "choose another name, or wait until it is free", "the name %s was somebody else's until lately", name)
-	}
-	return err
 }
 
 // ask has home decide, passing on the client's own signed request. away and still are what
@@ -179,19 +169,19 @@ func (n *Home) answer(key ledger.Key, msg *nats.Msg) (ledger.Entry, error) {
 	return e, nil
 }
 
-func (n *Home) claimed(name ident.Name, id ident.Identity, msg *nats.Msg) error {
-	e, err := n.answer(ledger.NameKey(name), msg)
+func (n *Home) claimed(g policy.Grant, msg *nats.Msg) error {
+	e, err := n.answer(ledger.NameKey(g.Name), msg)
 	if err != nil {
 		return err
 	}
 	// So that the next request finds it here, whatever news there was of it. Where a
 	// newer one is known, that one holds.
 	n.projection.Apply(e)
-	held, gone, _ := n.projection.Name(name)
-	if err := n.heldBy(held, gone, id); errors.Is(err, ledger.ErrNotFound) {
-		return fmt.Errorf("home's answer about %s gives it to nobody: %w", name, ledger.ErrDamaged)
+	held, gone, _ := n.projection.Name(g.Name)
+	if err := n.heldBy(held, gone, g.Identity); errors.Is(err, ledger.ErrNotFound) {
+		return fmt.Errorf("home's answer about %s gives it to nobody: %w", g.Name, ledger.ErrDamaged)
 	} else if err != nil {
-		return told(name, err)
+		return ledger.Told(g.Name, g.Chosen, err)
 	}
 	return nil
 }

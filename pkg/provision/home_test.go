@@ -14,6 +14,7 @@ import (
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/ledger"
 	"github.com/herald-nats/herald/pkg/ledger/ledgertest"
+	"github.com/herald-nats/herald/pkg/policy"
 	"github.com/herald-nats/herald/pkg/provision"
 	"github.com/herald-nats/herald/pkg/trust"
 	"github.com/herald-nats/herald/pkg/wire"
@@ -52,7 +53,7 @@ func newAsking(t *testing.T) *asking {
 
 func (a *asking) claim() error {
 	a.t.Helper()
-	return a.Claim(a.t.Context(), a.name, a.me, wire.Claim{Body: []byte("body"), Proof: "v1 x", Host: "192.0.2.1"})
+	return a.Claim(a.t.Context(), policy.Grant{Name: a.name, Identity: a.me, Chosen: true}, wire.Claim{Body: []byte("body"), Proof: "v1 x", Host: "192.0.2.1"})
 }
 
 // entry is what home decided of the name.
@@ -282,7 +283,7 @@ func TestHomeIsAway(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 			defer cancel()
 			began := time.Now()
-			err := a.Claim(ctx, a.name, a.me, wire.Claim{})
+			err := a.Claim(ctx, policy.Grant{Name: a.name, Identity: a.me}, wire.Claim{})
 			wants(t, "given up", err, wire.ReadOnly)
 			if d := time.Since(began); d > 200*time.Millisecond {
 				t.Errorf("%s later", d)

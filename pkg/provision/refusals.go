@@ -21,20 +21,19 @@ func (s *Service) recordRefusal(ctx context.Context, r endpoint.Request, who aut
 	default:
 		return
 	}
-	if !s.refusals.first(refusal{who.Identity, req.Account, req.Role, req.Name, code}, now) {
+	if !s.refusals.first(refusal{who.Identity, req.Account, req.Role, code}, now) {
 		return
 	}
 	s.Records.Record(ctx, ledger.Record{
 		ID: "refused." + r.ID, Request: r.ID, Identity: who.Identity, User: req.UserKey, Role: req.Role, Name: req.Name,
-		Issued: now.Unix(), Region: s.Region, Issuer: s.Self, By: who.By, Refused: code, Asked: req.Account,
+		Issued: now.Unix(), Region: s.Region, Issuer: s.Self, By: who.By, Refused: code, Asked: req.Account, Given: who.Name,
 	})
 }
 
-// refusal is what was refused to whom.
+// refusal is what was refused to whom, under whatever name.
 type refusal struct {
 	identity      ident.Identity
 	account, role ident.Label
-	name          ident.Name
 	code          wire.Code
 }
 
@@ -43,12 +42,15 @@ type refusals struct {
 	mu    sync.Mutex
 	since time.Time
 	seen  map[refusal]struct{}
+	of    map[ident.Identity]int
 }
 
 const (
 	refusalsFor = time.Hour
-	// maxRefusals bounds the records of one hour, at some 500 bytes each.
+	// maxRefusals bounds the records of one hour, at some 500 bytes each, and maxOwn those of
+	// one identity: nobody fills them for others.
 	maxRefusals = 10_000
+	maxOwn      = 8
 )
 
 // first tells whether a refusal is to be recorded.
@@ -56,11 +58,12 @@ func (f *refusals) first(r refusal, now time.Time) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.seen == nil || now.Sub(f.since) >= refusalsFor {
-		f.seen, f.since = make(map[refusal]struct{}), now
+		f.seen, f.of, f.since = make(map[refusal]struct{}), make(map[ident.Identity]int), now
 	}
-	if _, ok := f.seen[r]; ok || len(f.seen) >= maxRefusals {
+	if _, ok := f.seen[r]; ok || len(f.seen) >= maxRefusals || f.of[r.identity] >= maxOwn {
 		return false
 	}
 	f.seen[r] = struct{}{}
+	f.of[r.identity]++
 	return true
 }

@@ -33,9 +33,9 @@ import (
 // Decider is home, as issuers see it. Errors are *wire.Error: name_taken, read_only,
 // bad_identity, rate_limited, unavailable.
 type Decider interface {
-	// Claim makes sure that a name belongs to an identity, claiming it in home if nobody has
-	// it.
-	Claim(ctx context.Context, name ident.Name, id ident.Identity, claim wire.Claim) error
+	// Claim makes sure that a grant's name belongs to its identity, claiming it in home if
+	// nobody has it.
+	Claim(ctx context.Context, g policy.Grant, claim wire.Claim) error
 	// Redeem makes sure that a user has used an invitation, using it in home if it has not.
 	Redeem(ctx context.Context, invite ident.InviteID, user ident.UserKey, claim wire.Claim) (ledger.Invite, error)
 }
@@ -72,15 +72,19 @@ type Service struct {
 	// renewals, each apart from the others.
 	hosts, lookers, members     *limit.Sources // by host: for credentials, information, renewals
 	identities, renewers, users *limit.Sources
+	due                         *limit.Sources // users whose renewals are not charged to their host
 	renewals                    issuer.Renewals
 	limited                     limitedLog
 	refusals                    refusals
 }
 
-// perUser is how often one user may ask for renewal, whatever its identity may.
+// perUser is how often one user may ask for renewal, whatever its identity may; perDue, how
+// often that is not charged to its host because it is due.
 const (
 	perUserBurst  = 30
 	perUserSecond = 1
+	perDueBurst   = 2
+	perDueSecond  = 0.1
 )
 
 // limitedLog counts those who were refused for asking too much: a line for each would be a
@@ -119,6 +123,7 @@ func New(c Config) *Service {
 		*by = limit.New(func() limit.Rate { return s.rate(policy.Policy.Host) })
 	}
 	s.users = limit.New(limit.Always(limit.Rate{Burst: perUserBurst, PerSecond: perUserSecond}))
+	s.due = limit.New(limit.Always(limit.Rate{Burst: perDueBurst, PerSecond: perDueSecond}))
 	s.identities = limit.New(func() limit.Rate { return s.rate(policy.Policy.Each) })
 	s.renewers = limit.New(func() limit.Rate { return s.rate(policy.Policy.Each) })
 	return s
@@ -218,23 +223,31 @@ func (s *Service) Issue(ctx context.Context, r endpoint.Request) endpoint.Respon
 	if err != nil {
 		return s.refuse(r, "issue", req.ReplyKey, err)
 	}
-	grant, cred, err := s.issue(ctx, t, r, e)
+	who, i, err := s.issue(ctx, t, r, e)
 	if err != nil {
-		return s.refuse(r, "issue", req.ReplyKey, err, "user", req.UserKey.String(), "name", req.Name.String(), "type", req.Identity.Type)
+		return s.refuse(r, "issue", req.ReplyKey, err, append(asked(req), shows(who)...)...)
 	}
-	s.Log.Info("issued", "request", r.ID, "user", req.UserKey.String(), "identity", grant.Identity.String(),
-		"name", grant.Name.String(), "account", grant.Account.String(), "role", grant.Role.String(),
-		"expires", cred.Expires.Unix(), "took", s.Now().Sub(began))
-	s.record(ctx, r, grant, req.UserKey, cred)
-	return s.answer(req.ReplyKey, s.credential(t, grant, cred))
+	s.Log.Info("issued", "request", r.ID, "user", req.UserKey.String(), "identity", i.grant.Identity.String(),
+		"name", i.grant.Name.String(), "account", i.grant.Account.String(), "role", i.grant.Role.String(),
+		"expires", i.Expires.Unix(), "took", s.Now().Sub(began))
+	s.record(ctx, r, req.UserKey, i)
+	return s.answer(req.ReplyKey, s.credential(t, i))
+}
+
+// issued is a credential, what it is for, and when who it is for was proved.
+type issued struct {
+	issuer.Credential
+	grant  policy.Grant
+	proven time.Time
 }
 
 // record takes note of a credential before it is handed out: what nobody knows of
 // cannot be revoked by whose it is.
-func (s *Service) record(ctx context.Context, r endpoint.Request, g policy.Grant, user ident.UserKey, c issuer.Credential) {
+func (s *Service) record(ctx context.Context, r endpoint.Request, user ident.UserKey, i issued) {
+	g := i.grant
 	s.Records.Record(ctx, ledger.Record{
-		ID: c.ID, Request: r.ID, Identity: g.Identity, User: user, Account: c.Account, Role: g.Role, Name: g.Name,
-		Issued: c.Issued.Unix(), Expires: c.Expires.Unix(), Region: s.Region, Issuer: s.Self, Met: g.Met, By: g.By,
+		ID: i.ID, Request: r.ID, Identity: g.Identity, User: user, Account: i.Account, Role: g.Role, Name: g.Name,
+		Issued: i.Issued.Unix(), Expires: i.Expires.Unix(), Region: s.Region, Issuer: s.Self, Met: g.Met, By: g.By, Proven: i.proven.Unix(),
 	})
 }
 
@@ -274,48 +287,74 @@ func (s *Service) open(t *terms, r endpoint.Request) (authn.Evidence, error) {
 	return asked, nil
 }
 
-func (s *Service) issue(ctx context.Context, t *terms, r endpoint.Request, e authn.Evidence) (policy.Grant, issuer.Credential, error) {
-	var (
-		none issuer.Credential
-		req  = e.Request
-	)
+// asked is what a request asks for, for the log.
+func asked(r wire.Request) []any {
+	attrs := []any{"user", r.UserKey.String(), "name", r.Name.String(), "type", r.Identity.Type}
+	if !r.Account.IsZero() || !r.Role.IsZero() {
+		attrs = append(attrs, "asked", r.Account.String()+"/"+r.Role.String())
+	}
+	return attrs
+}
+
+// shows is what a proof showed, for the log of what was refused after that: policy decided by
+// it. Of groups it has the first.
+func shows(w authn.Who) []any {
+	if w.Identity.IsZero() {
+		return nil
+	}
+	attrs := []any{"identity", w.Identity.String()}
+	if !w.Name.IsZero() {
+		attrs = append(attrs, "called", w.Name.String())
+	}
+	if len(w.Groups) > 0 {
+		const most, long = 16, 64
+		groups := make([]string, 0, most)
+		for _, g := range w.Groups[:min(len(w.Groups), most)] {
+			groups = append(groups, g[:min(len(g), long)])
+		}
+		attrs = append(attrs, "groups", groups, "of", len(w.Groups))
+	}
+	return attrs
+}
+
+func (s *Service) issue(ctx context.Context, t *terms, r endpoint.Request, e authn.Evidence) (who authn.Who, _ issued, err error) {
+	req := e.Request
 	e.Now = s.Now()
 	proofs := r.Header[wire.HeaderProof]
 	if err := wire.CheckProof(req.UserKey, proofs, e.Body); err != nil {
-		return policy.Grant{}, none, err
+		return who, issued{}, err
 	}
 	e.Proof = proofs[0]
 	if err := req.CheckTime(e.Now); err != nil {
-		return policy.Grant{}, none, err
+		return who, issued{}, err
 	}
 	switch first, full := s.replays.first(req.UserKey, req.Nonce, e.Now); {
 	case full:
-		return policy.Grant{}, none, unavailable("too many requests are remembered")
+		return who, issued{}, unavailable("too many requests are remembered")
 	case !first:
-		return policy.Grant{}, none, wire.Errorf(wire.Replayed, "make a new nonce for each request", "this request was seen before")
+		return who, issued{}, wire.Errorf(wire.Replayed, "make a new nonce for each request", "this request was seen before")
 	}
-	who, err := s.methods.Identify(ctx, e)
-	if err != nil {
-		return policy.Grant{}, none, err
+	if who, err = s.methods.Identify(ctx, e); err != nil {
+		return who, issued{}, err
 	}
 	if werr := s.take(s.identities, who.Identity.String(), "of yours"); werr != nil {
-		return policy.Grant{}, none, werr
+		return who, issued{}, werr
 	}
 	wish := policy.Wish{Account: req.Account, Role: req.Role, Name: req.Name, TTL: req.TTL}
 	grant, werr := t.grants.Decide(policy.Asker{Who: who}, wish, e.Now)
 	if werr != nil {
 		s.recordRefusal(ctx, r, who, req, werr.Code, e.Now)
-		return policy.Grant{}, none, werr
+		return who, issued{}, werr
 	}
 	account, _ := t.document.Public.Account(grant.Account)
 	if werr := s.denied(grant.Identity, account.Key, req.UserKey); werr != nil {
-		return policy.Grant{}, none, werr
+		return who, issued{}, werr
 	}
-	if err := s.Home.Claim(ctx, grant.Name, grant.Identity, claimOf(e)); err != nil {
-		return policy.Grant{}, none, err
+	if err := s.Home.Claim(ctx, grant, claimOf(e)); err != nil {
+		return who, issued{}, err
 	}
-	cred, err := s.mint(t, grant, account.Key, req.UserKey, e.Now)
-	return grant, cred, err
+	i, err := s.mint(t, grant, account.Key, req.UserKey, e.Now)
+	return who, i, err
 }
 
 // denied refuses who is suspended: the identity, this user of it, or the account.
@@ -329,9 +368,9 @@ func (s *Service) denied(id ident.Identity, account ident.AccountKey, user ident
 // mint signs a credential that no revocation that is known ends: one that was issued
 // at or before the moment of a revocation is dead on every server. A suspension that
 // came while a claim was on its way counts. proven is when who asks was proved.
-func (s *Service) mint(t *terms, g policy.Grant, account ident.AccountKey, user ident.UserKey, proven time.Time) (issuer.Credential, error) {
+func (s *Service) mint(t *terms, g policy.Grant, account ident.AccountKey, user ident.UserKey, proven time.Time) (issued, error) {
 	if werr := s.denied(g.Identity, account, user); werr != nil {
-		return issuer.Credential{}, werr
+		return issued{}, werr
 	}
 	// The clock is read again: a claim in home may have taken its time, and a
 	// credential lives from when it is signed.
@@ -344,53 +383,67 @@ func (s *Service) mint(t *terms, g policy.Grant, account ident.AccountKey, user 
 	if err == nil {
 		c.RenewAt = s.renewals.At(now, c.Expires.Sub(c.Issued), s.Spread)
 	}
-	return c, err
+	return issued{c, g, proven}, err
 }
 
 // Renew answers auth.v1.renew: for the nkey that asks, as the server names it.
 func (s *Service) Renew(ctx context.Context, r endpoint.Request) endpoint.Response {
 	t := s.terms.Load()
-	if werr := s.from(s.members, r); werr != nil {
-		return s.refuse(r, "renew", ident.SealKey{}, werr)
+	// The user first, as the server names it: somebody who asks all the time spends nothing
+	// of what others of the same address have.
+	if info, err := wire.DecodeRequestInfo(r.Header[wire.HeaderInfo]); err == nil {
+		if werr := s.take(s.users, info.User, "of yours"); werr != nil {
+			return s.refuse(r, "renew", ident.SealKey{}, werr)
+		}
 	}
 	u, info, err := s.caller(t, r, t.members...)
 	if err != nil {
 		return s.refuse(r, "renew", ident.SealKey{}, err)
 	}
-	grant, cred, err := s.renew(ctx, t, u, authn.Host(info.Host), r.Body)
+	if !s.isDue(u) {
+		if werr := s.from(s.members, r); werr != nil {
+			return s.refuse(r, "renew", ident.SealKey{}, werr)
+		}
+	}
+	i, err := s.renew(ctx, t, u, authn.Host(info.Host), r.Body)
 	if err != nil {
-		return s.refuse(r, "renew", ident.SealKey{}, err, "user", u.Key.String(), "name", u.Name.String())
+		return s.refuse(r, "renew", ident.SealKey{}, err, "user", u.Key.String(), "name", u.Name.String(), "identity", u.Identity.String())
 	}
 	s.Log.Info("renewed", "request", r.ID, "user", u.Key.String(), "identity", u.Identity.String(), "name", u.Name.String(),
-		"account", grant.Account.String(), "role", grant.Role.String(), "expires", cred.Expires.Unix())
-	s.record(ctx, r, grant, u.Key, cred)
-	return s.answer(ident.SealKey{}, s.credential(t, grant, cred))
+		"account", i.grant.Account.String(), "role", i.grant.Role.String(), "expires", i.Expires.Unix())
+	s.record(ctx, r, u.Key, i)
+	return s.answer(ident.SealKey{}, s.credential(t, i))
 }
 
-func (s *Service) renew(ctx context.Context, t *terms, u trust.User, host netip.Addr, body []byte) (policy.Grant, issuer.Credential, error) {
+// isDue tells whether a user asks when half of its credential's life is over, and has not just
+// asked: however much others of its address ask, it is renewed.
+func (s *Service) isDue(u trust.User) bool {
+	now := s.Now()
+	half := u.IssuedAt.Add(u.Expires.Sub(u.IssuedAt) / 2)
+	return !u.Expires.IsZero() && now.After(half) && s.due.Take(u.Key.String(), now) == 0
+}
+
+func (s *Service) renew(ctx context.Context, t *terms, u trust.User, host netip.Addr, body []byte) (issued, error) {
 	want, werr := wire.DecodeRenewRequest(body)
 	if werr != nil {
-		return policy.Grant{}, issuer.Credential{}, werr
+		return issued{}, werr
 	}
 	if u.Identity.IsZero() {
-		return policy.Grant{}, issuer.Credential{}, wire.Errorf(wire.NoGrant, "ask auth.v1.issue with a proof", "this user was not made by an issuer")
-	}
-	if werr := s.take(s.users, u.Key.String(), "of yours"); werr != nil {
-		return policy.Grant{}, issuer.Credential{}, werr
+		return issued{}, wire.Errorf(wire.NoGrant, "ask auth.v1.issue with a proof", "this user was not made by an issuer")
 	}
 	if werr := s.take(s.renewers, u.Identity.String(), "of yours"); werr != nil {
-		return policy.Grant{}, issuer.Credential{}, werr
+		return issued{}, werr
 	}
 	// A server that has not heard of a revocation yet lets its user ask.
 	if before := s.Ledger.RevokedBefore(u.AccountKey, u.Key); u.IssuedAt.Unix() <= before {
-		return policy.Grant{}, issuer.Credential{}, wire.Errorf(wire.Revoked, "ask the platform's operator", "this credential is revoked")
+		return issued{}, wire.Errorf(wire.Revoked, "ask the platform's operator", "this credential is revoked")
 	}
 	// A name that was released, or that is another's by now, is renewed for nobody. One
 	// that is not known here was given by another region's issuer, and this region has
 	// not heard of it: who holds a valid credential is not taken down for that.
 	if held, gone, ok := s.Ledger.Name(u.Name); ok {
 		if err := t.document.Names.HeldBy(held, gone, u.Identity, s.Now()); err != nil {
-			return policy.Grant{}, issuer.Credential{}, wire.Errorf(wire.NameTaken, "ask auth.v1.issue for a credential, under another name if need be", "the name %s is not yours any more", u.Name)
+			return issued{}, wire.Errorf(wire.NameTaken, "ask auth.v1.issue for a credential, under another name if need be", "the name %s is not yours any more", u.Name)
 		}
 	}
 	now := s.Now()
@@ -400,21 +453,20 @@ func (s *Service) renew(ctx context.Context, t *terms, u trust.User, host netip.
 	}
 	left := t.session - now.Sub(proven)
 	if left < policy.Shortest {
-		return policy.Grant{}, issuer.Credential{}, wire.Errorf(wire.Expired, "ask auth.v1.issue with a proof", "it is too long since you showed who you are")
+		return issued{}, wire.Errorf(wire.Expired, "ask auth.v1.issue with a proof", "it is too long since you showed who you are")
 	}
 	who, err := s.methods.Again(ctx, authn.Renewal{Identity: u.Identity, User: u.Key, Host: host, By: u.By, Now: now})
 	if err != nil {
-		return policy.Grant{}, issuer.Credential{}, err
+		return issued{}, err
 	}
 	who.Provider = u.Identity.Provider()
 	grant, werr := t.grants.Decide(policy.Asker{Who: who, Met: u.Met}, policy.Wish{Account: u.Account, Role: u.Role, Name: u.Name, TTL: want.TTL}, now)
 	if werr != nil {
-		return policy.Grant{}, issuer.Credential{}, werr
+		return issued{}, werr
 	}
 	// A credential that is renewed does not outlive what may be renewed.
 	grant.TTL = min(grant.TTL, left)
-	cred, err := s.mint(t, grant, u.AccountKey, u.Key, proven)
-	return grant, cred, err
+	return s.mint(t, grant, u.AccountKey, u.Key, proven)
 }
 
 // caller is who asks, as the server says; see trust.Platform.Caller.
@@ -433,10 +485,10 @@ func (s *Service) caller(t *terms, r endpoint.Request, accounts ...ident.Label) 
 	return trust.User{}, wire.RequestInfo{}, wire.Errorf(wire.BadIdentity, "connect with a credential of this platform and ask through its import", "who asks is not shown")
 }
 
-func (s *Service) credential(t *terms, g policy.Grant, c issuer.Credential) wire.Answer {
+func (s *Service) credential(t *terms, i issued) wire.Answer {
 	return wire.Answer{
-		JWT: c.JWT, Account: c.Account, AccountName: g.Account, Role: g.Role, Name: g.Name,
-		Expires: c.Expires.Unix(), RenewAt: c.RenewAt.Unix(),
+		JWT: i.JWT, Account: i.Account, AccountName: i.grant.Account, Role: i.grant.Role, Name: i.grant.Name,
+		Expires: i.Expires.Unix(), RenewAt: i.RenewAt.Unix(),
 		URLs: t.document.Public.URLs(s.Region), Region: s.Region, Issuer: s.Self.String(),
 	}
 }

@@ -61,7 +61,7 @@ func (l *ledgerNames) Redeem(ctx context.Context, id ident.InviteID, user ident.
 	return i, nil
 }
 
-func (l *ledgerNames) Claim(ctx context.Context, name ident.Name, id ident.Identity, _ wire.Claim) error {
+func (l *ledgerNames) Claim(ctx context.Context, g policy.Grant, _ wire.Claim) error {
 	l.asked++
 	if l.during != nil {
 		l.during()
@@ -69,7 +69,7 @@ func (l *ledgerNames) Claim(ctx context.Context, name ident.Name, id ident.Ident
 	if l.fail != nil {
 		return l.fail
 	}
-	_, err := l.decider.Claim(ctx, ledger.Claim{Name: name, Identity: id, Nonce: "n", Expires: l.now().Add(time.Hour)}, l.now())
+	_, err := l.decider.Claim(ctx, ledger.Claim{Name: g.Name, Identity: g.Identity, Nonce: "n", Expires: l.now().Add(time.Hour)}, l.now())
 	if errors.Is(err, ledger.ErrTaken) {
 		return wire.Errorf(wire.NameTaken, "choose another", "taken")
 	}

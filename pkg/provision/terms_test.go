@@ -308,7 +308,7 @@ func TestRevoked(t *testing.T) {
 // TestRecords: of every credential, exactly what registrars need, and no secret.
 func TestRecords(t *testing.T) {
 	b, _ := newBench(t)
-	alice := newUser(t)
+	alice, proven := newUser(t), b.now.Unix()
 	a, werr := b.issue(alice, nil)
 	if werr != nil {
 		t.Fatal(werr)
@@ -328,7 +328,7 @@ func TestRecords(t *testing.T) {
 		want = append(want, ledger.Record{
 			ID: claims.ID, Request: []string{"r1", "r2"}[i], Identity: ident.OpenIdentity(userKey(alice)), User: userKey(alice), Account: b.chat(),
 			Role: label(platform.RoleMember), Name: must(ident.ParseName("alice")), Issued: claims.IssuedAt, Expires: c.Expires,
-			Region: b.config.Region, Issuer: b.config.Self,
+			Region: b.config.Region, Issuer: b.config.Self, Proven: proven,
 		})
 	}
 	if !slices.Equal(b.records.all, want) {
@@ -345,7 +345,7 @@ func TestRecords(t *testing.T) {
 			names = append(names, n)
 		}
 		slices.Sort(names)
-		if got := strings.Join(names, " "); got != "account expires id identity issued issuer name region request role user" {
+		if got := strings.Join(names, " "); got != "account expires id identity issued issuer name proven region request role user" {
 			t.Errorf("members %s", got)
 		}
 		seed := must(alice.Seed())

@@ -72,15 +72,18 @@ type asked struct {
 	// came: what may be limited.
 	issuer ident.UserKey
 	host   string
+	// name is the one that policy gives, once it did, and chosen whether it is but wished for.
+	name   ident.Name
+	chosen bool
 }
 
 // answer verifies a request, decides by f, and answers the entry or the refusal.
-func (h *Home) answer(f func(context.Context, asked) (ledger.Entry, error)) func(context.Context, endpoint.Request) endpoint.Response {
+func (h *Home) answer(f func(context.Context, *asked) (ledger.Entry, error)) func(context.Context, endpoint.Request) endpoint.Response {
 	return func(ctx context.Context, r endpoint.Request) endpoint.Response {
 		a, err := h.verify(r)
 		var e ledger.Entry
 		if err == nil {
-			e, err = f(ctx, a)
+			e, err = f(ctx, &a)
 		}
 		if err != nil {
 			return h.refuse(r, a, err)
@@ -95,7 +98,7 @@ func (h *Home) answer(f func(context.Context, asked) (ledger.Entry, error)) func
 }
 
 func (h *Home) refuse(r endpoint.Request, a asked, err error) endpoint.Response {
-	told := *refusal(err, a.request.Name)
+	told := *refusal(ledger.Told(a.name, a.chosen, err))
 	told.RequestID = r.ID
 	level := slog.LevelInfo
 	if errors.Is(err, ledger.ErrDamaged) || errors.Is(err, ledger.ErrLost) {
@@ -111,15 +114,11 @@ func (h *Home) refuse(r endpoint.Request, a asked, err error) endpoint.Response 
 }
 
 // refusal is what a client may know of an error.
-func refusal(err error, name ident.Name) *wire.Error {
+func refusal(err error) *wire.Error {
 	var werr *wire.Error
 	switch {
 	case errors.As(err, &werr):
 		return werr
-	case errors.Is(err, ledger.ErrTaken):
-		return wire.Errorf(wire.NameTaken, "choose another name", "the name %s belongs to somebody else", name)
-	case errors.Is(err, ledger.ErrResting):
-		return wire.Errorf(wire.NameTaken, "choose another name, or wait until it is free", "the name %s was somebody else's until lately", name)
 	case errors.Is(err, ledger.ErrNotFound), errors.Is(err, ledger.ErrExpired), errors.Is(err, ledger.ErrSpent):
 		// Which of these it is would tell who guesses codes that one was real.
 		return wire.Errorf(wire.BadIdentity, "ask whoever invited you for a new code", "this invitation is not valid, or not any more")
@@ -166,7 +165,7 @@ func (h *Home) verify(r endpoint.Request) (asked, error) {
 }
 
 // identify says who the client is, by what it signed and not by what the issuer says.
-func (h *Home) identify(ctx context.Context, a asked) (authn.Who, error) {
+func (h *Home) identify(ctx context.Context, a *asked) (authn.Who, error) {
 	methods := append(authn.Methods{
 		authn.Open{}, authn.AccessKeys{Find: h.AccessKey}, authn.Invites{Redeem: h.used, Redeemed: h.Redeemed},
 	}, h.Methods...)
@@ -183,7 +182,7 @@ func (h *Home) used(ctx context.Context, id ident.InviteID, e authn.Evidence) (a
 	return i.Granted(), err
 }
 
-func (h *Home) claim(ctx context.Context, a asked) (ledger.Entry, error) {
+func (h *Home) claim(ctx context.Context, a *asked) (ledger.Entry, error) {
 	// Whoever guesses codes, or makes home verify tokens, is counted, too.
 	if werr := h.Limits.Take(a.issuer.String(), a.host, h.Now()); werr != nil {
 		return ledger.Entry{}, werr
@@ -215,12 +214,14 @@ func (h *Home) claim(ctx context.Context, a asked) (ledger.Entry, error) {
 	return h.Decider().Claim(ctx, c, now)
 }
 
-func (h *Home) decide(a asked, who authn.Who) (policy.Grant, *wire.Error) {
+func (h *Home) decide(a *asked, who authn.Who) (policy.Grant, *wire.Error) {
 	wish := policy.Wish{Account: a.request.Account, Role: a.request.Role, Name: a.request.Name}
-	return h.Document().Grants().Decide(policy.Asker{Who: who}, wish, h.Now())
+	g, werr := h.Document().Grants().Decide(policy.Asker{Who: who}, wish, h.Now())
+	a.name, a.chosen = g.Name, g.Chosen
+	return g, werr
 }
 
-func (h *Home) redeem(ctx context.Context, a asked) (ledger.Entry, error) {
+func (h *Home) redeem(ctx context.Context, a *asked) (ledger.Entry, error) {
 	if a.request.Identity.Type != wire.ProofInvite {
 		return ledger.Entry{}, wire.Errorf(wire.BadIdentity, "redeem an invitation", "the request brings no invitation")
 	}

@@ -1,0 +1,132 @@
+package provision_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/herald-nats/herald/pkg/ident"
+	"github.com/herald-nats/herald/pkg/ledger"
+	"github.com/herald-nats/herald/pkg/policy"
+	"github.com/herald-nats/herald/pkg/trust"
+	"github.com/herald-nats/herald/pkg/wire"
+)
+
+// TestDueRenewals: whoever is renewed when it is due is renewed, however much others of the
+// same address ask; and somebody who asks all the time spends little of what those have.
+func TestDueRenewals(t *testing.T) {
+	b, _ := newBench(t)
+	b.svc.Use(b.document(2, func(_ *trust.Platform, p *policy.Policy) { p.PerHost = &policy.Rate{Burst: 100, PerMinute: 1} }))
+	issue := func(name string) string {
+		t.Helper()
+		a, werr := b.issue(newUser(t), func(r *wire.Request) { r.Name = must(ident.ParseName(name)) })
+		if werr != nil {
+			t.Fatal(werr)
+		}
+		return a.JWT
+	}
+	mallory, alice := issue("mallory"), issue("alice")
+	refused := 0
+	for range 1000 {
+		if _, werr := b.renew(mallory); werr != nil {
+			if refused++; werr.Code != wire.RateLimited || werr.RetryAfterMS <= 0 {
+				t.Fatal(werr)
+			}
+		}
+	}
+	if refused != 970 {
+		t.Errorf("of 1000 at once %d were refused", refused)
+	}
+	if _, werr := b.renew(alice); werr != nil {
+		t.Errorf("another of the same address: %v", werr)
+	}
+	// Several of them take all that the address has; who is not due waits with them.
+	for i := range 5 {
+		flood := issue(fmt.Sprintf("flood-%d", i))
+		for range 30 {
+			_, _ = b.renew(flood)
+		}
+	}
+	if _, werr := b.renew(alice); werr == nil || werr.Code != wire.RateLimited {
+		t.Errorf("before it is due: %v", werr)
+	}
+	b.now = b.now.Add(40 * time.Minute) // of an hour
+	for i := range 3 {
+		_, werr := b.renew(alice)
+		if i < 2 && werr != nil {
+			t.Errorf("due: %v", werr)
+		}
+		if i == 2 && werr != nil && werr.Code != wire.RateLimited {
+			t.Errorf("due, and again at once: %v", werr)
+		}
+	}
+}
+
+// TestSessionBoundsTheFirst: so that a proof is needed again after a session, no credential
+// lives longer, whatever is asked for and granted.
+func TestSessionBoundsTheFirst(t *testing.T) {
+	b, _ := newBench(t)
+	b.svc.Use(b.document(2, func(_ *trust.Platform, p *policy.Policy) { p.Session = policy.Seconds(5 * time.Minute) }))
+	for i, ttl := range []time.Duration{0, 11 * time.Hour, time.Minute} {
+		a, werr := b.issue(newUser(t), func(r *wire.Request) { r.Name, r.TTL = must(ident.ParseName(fmt.Sprintf("n%d", i))), ttl })
+		if werr != nil {
+			t.Fatal(werr)
+		}
+		want := 5 * time.Minute
+		if ttl == time.Minute {
+			want = ttl
+		}
+		if life := time.Unix(a.Expires, 0).Sub(b.now); life > want || life < want-2*time.Second {
+			t.Errorf("of %s it lives for %s", ttl, life)
+		}
+	}
+}
+
+// TestRefusalsOfMany: one identity that asks for whatever comes to its mind leaves the others
+// their records.
+func TestRefusalsOfMany(t *testing.T) {
+	b, _ := newBench(t)
+	user := newUser(t)
+	first, secret := b.accessKey(nil)
+	for i := range 100 {
+		r, reply := b.request(user, func(r *wire.Request) {
+			r.Identity, r.Nonce = wire.Proof{Type: wire.ProofKey, KeyID: first}, must(wire.NewNonce(strings.NewReader(fmt.Sprintf("%016d", i))))
+			r.Name, r.Role = must(ident.ParseName(fmt.Sprintf("n%d", i))), label(fmt.Sprintf("r%d", i))
+		})
+		r.Header[wire.HeaderIdentity] = []string{must(wire.Prove(must(secret.Key()), r.Body))}
+		if _, werr := b.answered(r, reply); werr == nil || werr.Code != wire.NoGrant {
+			t.Fatal(werr)
+		}
+	}
+	if n := len(b.records.all); n != 8 {
+		t.Errorf("%d records of one", n)
+	}
+	other, secret := b.accessKey(nil)
+	if _, werr := b.asKey(user, other, secret, nonceOf(1)); werr == nil || werr.Code != wire.NoGrant {
+		t.Fatal(werr)
+	}
+	if n := len(b.records.all); n != 9 || b.records.all[8].Identity != ident.KeyIdentity(other) {
+		t.Errorf("%d records, the last of %+v", n, b.records.all[n-1])
+	}
+	// Why is in the log: who it was, and what was asked for.
+	if !strings.Contains(b.log.String(), "key:"+other.String()) || !strings.Contains(b.log.String(), "no_grant") {
+		t.Errorf("the log does not say who:\n%s", b.log)
+	}
+}
+
+// TestTold: who is told that a name is somebody else's is told what they can do.
+func TestTold(t *testing.T) {
+	name := must(ident.ParseName("alice"))
+	for _, err := range []error{ledger.ErrTaken, ledger.ErrResting} {
+		for chosen, hint := range map[bool]string{true: "choose another name", false: "ask the platform's operator"} {
+			werr, ok := ledger.Told(name, chosen, err).(*wire.Error) //nolint:errorlint // it is one, and wraps none
+			if !ok || werr.Code != wire.NameTaken || !strings.Contains(werr.Message, "alice") || !strings.HasPrefix(werr.Hint, hint) {
+				t.Errorf("%v, chosen %t: %+v", err, chosen, werr)
+			}
+		}
+	}
+	if err := ledger.Told(name, true, ledger.ErrUnavailable); err != ledger.ErrUnavailable { //nolint:errorlint // as it was
+		t.Error(err)
+	}
+}
