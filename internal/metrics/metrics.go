@@ -83,6 +83,9 @@ func newCollector(services func() []service.Stats, now func() time.Time) *collec
 	counter("herald_ledger_reads_failed_total", "Readings of a stream of the ledger that got no answer.",
 		func(s service.Stats) uint64 { return s.Ledger.Failed })
 
+	counter("herald_callers_refused_total", "Requests that were refused because what says who asks is not believed.",
+		func(s service.Stats) uint64 { return s.CallersRefused })
+
 	// Of issuers.
 	issuer := func(read func(*service.IssuerStats) float64) func(service.Stats, emit) {
 		return func(s service.Stats, emit emit) {

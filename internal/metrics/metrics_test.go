@@ -77,7 +77,7 @@ func services(t *testing.T) (issuer, registrar service.Stats) {
 		Service: service.Issuer, Region: region, Document: trust.Version{Epoch: 1, Number: 2}, Names: 3, Decided: 4, Denials: 5,
 		Complete: true, Ages: []ledger.Age{{Source: "decisions", Since: now().Add(-1500 * time.Millisecond)}, {Source: "denials"}},
 		Ledger: ledger.Stats{Applied: 6, Known: 7, Refused: 8, Ahead: 9, Hints: 10, HintsRefused: 11, Lost: 12, Failed: 13},
-		Issuer: &service.IssuerStats{Waiting: 14, Dropped: 15},
+		Issuer: &service.IssuerStats{Waiting: 14, Dropped: 15}, CallersRefused: 30,
 	}
 	registrar = service.Stats{
 		Service: service.Registrar, Region: region, Document: trust.Version{Epoch: 1, Number: 1}, CopyFailing: true,
@@ -111,6 +111,8 @@ herald_accounts_looks_total{region="ams",service="registrar"} 21
 herald_accounts_out_of_line{region="ams",service="registrar"} 26
 herald_accounts_overwritten_total{region="ams",service="registrar"} 24
 herald_accounts_pushed_total{region="ams",service="registrar"} 23
+herald_callers_refused_total{region="ams",service="issuer"} 30
+herald_callers_refused_total{region="ams",service="registrar"} 0
 herald_denials_unstored{region="ams",service="registrar"} 16
 herald_holdings{region="ams",service="registrar"} 17
 herald_home_damaged_total{region="ams",service="registrar"} 20

@@ -81,7 +81,7 @@ func history(t *testing.T) past {
 	first, _ := entry(ctx, t, key.String())
 	note(&p.older, key.String(), first)
 	_, decider := decisions(t)
-	gone, err := decider.Release(ctx, p.name, ident.Identity{}, time.Now())
+	gone, err := decider.Release(ctx, p.name, ident.Identity{}, ident.Identity{}, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}

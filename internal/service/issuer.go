@@ -68,6 +68,7 @@ func (c *Config) startIssuer(ctx, run context.Context, r *Running, log *slog.Log
 		Methods: authn.Methods{logins},
 		Records: recorder, Guests: []ident.Label{guest}, Log: log, Now: time.Now, Spread: issuer.Spread,
 	})
+	r.issuing = svc
 	use := func(e ledger.Entry) {
 		if e.Key == ledger.PlatformKey() {
 			d := know.document() // which may be newer than e by now

@@ -134,6 +134,7 @@ type Running struct {
 	knows    *knowledge
 	keeper   *keeper             // of a registrar
 	recorder *provision.Recorder // of an issuer
+	issuing  *provision.Service  // likewise
 	logins   *oidc.Method        // of who verifies tokens
 	cancel   context.CancelFunc
 	work     sync.WaitGroup

@@ -29,6 +29,10 @@ type Stats struct {
 	// its next start reads from the ledger what the disk lacks.
 	CopyFailing bool
 
+	// CallersRefused is how many requests were refused because what says who asks is not
+	// believed.
+	CallersRefused uint64
+
 	Issuer    *IssuerStats    // nil for a registrar
 	Registrar *RegistrarStats // nil for an issuer
 }
@@ -60,6 +64,9 @@ func (r *Running) Stats() Stats {
 		waiting, dropped := r.recorder.Waiting()
 		s.Issuer = &IssuerStats{Waiting: waiting, Dropped: dropped}
 	}
+	if r.issuing != nil {
+		s.CallersRefused = r.issuing.Disbelieved()
+	}
 	if r.keeper != nil {
 		s.Registrar = &RegistrarStats{
 			Unstored: r.keeper.denials.Unstored(), Holdings: r.keeper.records.Holdings.Len(),
@@ -68,6 +75,7 @@ func (r *Running) Stats() Stats {
 		}
 		if r.keeper.home != nil {
 			s.Registrar.Damaged = r.keeper.home.Damaged()
+			s.CallersRefused = r.keeper.home.Disbelieved()
 		}
 	}
 	return s

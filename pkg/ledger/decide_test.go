@@ -143,7 +143,7 @@ func TestDecidingOnAStoreThatLostSomething(t *testing.T) {
 			_, err := d.Claim(t.Context(), ledger.Claim{Name: alice, Identity: id, Expires: now()}, now())
 			want(t, "claiming", err, ledger.ErrLost)
 		}
-		_, err := d.Release(t.Context(), alice, ident.Identity{}, now())
+		_, err := d.Release(t.Context(), alice, ident.Identity{}, ident.Identity{}, now())
 		want(t, "releasing", err, ledger.ErrLost)
 		if last, _ := empty.Last(t.Context()); last != 0 {
 			t.Error("something was written")

@@ -229,19 +229,24 @@ func (d *Decider) Refresh(ctx context.Context, name ident.Name, id ident.Identit
 }
 
 // Release takes a name from its holder, by an administrator's decision. It rests
-// then; releasing it again changes nothing. from is who was seen to have it, zero for whoever
+// then, and only to may have it until it has rested: zero is who had it. Releasing it again
+// changes that, if another is named. from is who was seen to have it, zero for whoever
 // has. ErrNotFound if nobody has it, ErrOld if another does.
-func (d *Decider) Release(ctx context.Context, name ident.Name, from ident.Identity, now time.Time) (Entry, error) {
+func (d *Decider) Release(ctx context.Context, name ident.Name, from, to ident.Identity, now time.Time) (Entry, error) {
 	return d.decide(ctx, NameKey(name), func(cur *Entry) (*draft, error) {
 		if cur == nil {
 			return nil, ErrNotFound
 		}
-		if cur.Denies {
-			return nil, nil
-		}
 		n, ok := cur.Body.(Name)
 		if !ok {
 			return nil, fmt.Errorf("the entry of %s has no holder: %w", name, ErrDamaged)
+		}
+		if cur.Denies {
+			if to.IsZero() || to == n.Holder || d.Rules.stateAt(&n, true, now) != resting {
+				return nil, nil
+			}
+			n.Holder = to
+			return &draft{at: now, denies: true, body: n}, nil
 		}
 		if d.Rules.stateAt(&n, false, now) != held {
 			return nil, ErrNotFound // it lapsed, and its rest is not to begin again
@@ -250,6 +255,9 @@ func (d *Decider) Release(ctx context.Context, name ident.Name, from ident.Ident
 			return nil, ErrOld
 		}
 		n.Rests = now.Add(d.Rules.Rest).Unix()
+		if !to.IsZero() {
+			n.Holder = to
+		}
 		return &draft{at: now, denies: true, body: n}, nil
 	})
 }

@@ -150,7 +150,7 @@ func TestNameInTime(t *testing.T) {
 				case "refresh":
 					e, err = h.Refresh(t.Context(), alice, s.by, at, at)
 				case "release":
-					e, err = h.Release(t.Context(), alice, ident.Identity{}, at)
+					e, err = h.Release(t.Context(), alice, ident.Identity{}, ident.Identity{}, at)
 				case "heldby":
 					token, _, _ := h.store.Get(t.Context(), ledger.NameKey(alice))
 					e = must[ledger.Entry](t)(h.Opener().Open(ledger.NameKey(alice).String(), token))
@@ -174,7 +174,7 @@ func TestNamesThatNobodyHas(t *testing.T) {
 	h := newHome(t)
 	_, err := h.Refresh(t.Context(), name(t, "alice"), open(t), now(), now())
 	want(t, "refreshing", err, ledger.ErrNotFound)
-	_, err = h.Release(t.Context(), name(t, "alice"), ident.Identity{}, now())
+	_, err = h.Release(t.Context(), name(t, "alice"), ident.Identity{}, ident.Identity{}, now())
 	want(t, "releasing", err, ledger.ErrNotFound)
 }
 
@@ -224,7 +224,7 @@ func TestNamesAgainstAModel(t *testing.T) {
 					until, freeAt = lapses, lapses.Add(h.Rules.Rest)
 				}
 			case "release":
-				_, err = h.Release(t.Context(), alice, ident.Identity{}, at)
+				_, err = h.Release(t.Context(), alice, ident.Identity{}, ident.Identity{}, at)
 				if !held && !released {
 					wanted = ledger.ErrNotFound
 				}
@@ -276,12 +276,37 @@ func TestReleaseFrom(t *testing.T) {
 	if _, err := h.Claim(t.Context(), claimOf(alice, a, ledgertest.User(t), now()), now()); err != nil {
 		t.Fatal(err)
 	}
-	_, err := h.Release(t.Context(), alice, b, now())
+	_, err := h.Release(t.Context(), alice, b, ident.Identity{}, now())
 	want(t, "from another", err, ledger.ErrOld)
-	e, err := h.Release(t.Context(), alice, a, now())
+	e, err := h.Release(t.Context(), alice, a, ident.Identity{}, now())
 	if err != nil || !e.Denies {
 		t.Errorf("from its holder: %+v %v", e, err)
 	}
+}
+
+// TestReleaseTo: a name that is released to somebody rests for them, and for nobody else.
+func TestReleaseTo(t *testing.T) {
+	h := newHome(t)
+	a, b, c, alice := open(t), open(t), open(t), name(t, "alice")
+	claim := func(id ident.Identity, at time.Time) error {
+		_, err := h.Claim(t.Context(), claimOf(alice, id, ledgertest.User(t), at), at)
+		return err
+	}
+	want(t, "free", claim(a, now()), nil)
+	if _, err := h.Release(t.Context(), alice, a, b, now()); err != nil {
+		t.Fatal(err)
+	}
+	want(t, "its last holder", claim(a, now()), ledger.ErrResting)
+	want(t, "somebody else", claim(c, now()), ledger.ErrResting)
+	// While it rests another may be named; its rest does not begin again.
+	e, err := h.Release(t.Context(), alice, ident.Identity{}, c, now().Add(time.Second))
+	if n, ok := e.Body.(ledger.Name); err != nil || !ok || n.Holder != c || n.Rests != now().Add(h.Rules.Rest).Unix() {
+		t.Errorf("%+v %v", e, err)
+	}
+	h.Advance(100 * day)
+	want(t, "who was named before", claim(b, now().Add(time.Minute)), ledger.ErrResting)
+	want(t, "who is named", claim(c, now().Add(time.Minute)), nil)
+	want(t, "somebody else, then", claim(a, now().Add(8*day)), ledger.ErrTaken)
 }
 
 // TestClaimMay: who may have no more names is told before one is given, and not where

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/herald-nats/herald/internal/endpoint"
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/ledger"
 	"github.com/herald-nats/herald/pkg/policy"
@@ -128,5 +129,24 @@ func TestTold(t *testing.T) {
 	}
 	if err := ledger.Told(name, true, ledger.ErrUnavailable); err != ledger.ErrUnavailable { //nolint:errorlint // as it was
 		t.Error(err)
+	}
+}
+
+// TestDisbelieved: who is not believed is refused and counted, at every door.
+func TestDisbelieved(t *testing.T) {
+	b, _ := newBench(t)
+	a, werr := b.issue(newUser(t), nil)
+	if werr != nil {
+		t.Fatal(werr)
+	}
+	if n := b.svc.Disbelieved(); n != 0 {
+		t.Errorf("%d before", n)
+	}
+	forged := info(t, a.JWT)
+	for i, door := range []endpoint.Handler{b.svc.Info, b.svc.Renew, b.svc.Issue} {
+		resp := door(t.Context(), endpoint.Request{ID: "r", Reply: "_R_.x", Header: map[string][]string{wire.HeaderInfo: append(forged, forged...)}})
+		if resp.Err == nil || resp.Err.Code != wire.BadIdentity || b.svc.Disbelieved() != uint64(i+1) {
+			t.Errorf("door %d: %v, %d counted", i, resp.Err, b.svc.Disbelieved())
+		}
 	}
 }

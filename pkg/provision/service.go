@@ -76,7 +76,11 @@ type Service struct {
 	renewals                    issuer.Renewals
 	limited                     limitedLog
 	refusals                    refusals
+	disbelieved                 atomic.Uint64
 }
+
+// Disbelieved is how many requests were refused because what says who asks is not believed.
+func (s *Service) Disbelieved() uint64 { return s.disbelieved.Load() }
 
 // perUser is how often one user may ask for renewal, whatever its identity may; perDue, how
 // often that is not charged to its host because it is due.
@@ -481,6 +485,7 @@ func (s *Service) caller(t *terms, r endpoint.Request, accounts ...ident.Label) 
 			return u, info, nil
 		}
 	}
+	s.disbelieved.Add(1)
 	s.Log.Warn("a caller that is not believed", "request", r.ID, "error", err)
 	return trust.User{}, wire.RequestInfo{}, wire.Errorf(wire.BadIdentity, "connect with a credential of this platform and ask through its import", "who asks is not shown")
 }

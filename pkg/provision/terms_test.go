@@ -469,7 +469,7 @@ func TestRenewLooksAtTheName(t *testing.T) {
 		t.Errorf("its holder: %v", werr)
 	}
 	names.decider.Rules.Rest = time.Minute
-	b.ledger.Apply(must(names.decider.Release(t.Context(), n, ident.Identity{}, b.now)))
+	b.ledger.Apply(must(names.decider.Release(t.Context(), n, ident.Identity{}, ident.Identity{}, b.now)))
 	if _, werr := b.renew(a.JWT); werr == nil || werr.Code != wire.NameTaken {
 		t.Errorf("a name that was released: %v", werr)
 	}

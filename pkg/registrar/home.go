@@ -45,13 +45,17 @@ type Home struct {
 	Log     *slog.Logger
 	Now     func() time.Time
 
-	damaged uint64 // atomic
-	rooms   rooms
+	damaged     uint64 // atomic
+	disbelieved atomic.Uint64
+	rooms       rooms
 }
 
 // Damaged is how many requests were refused because home's bucket has something that is
 // not believed, or less than it had.
 func (h *Home) Damaged() uint64 { return atomic.LoadUint64(&h.damaged) }
+
+// Disbelieved is how many requests were refused because what says who asks is not believed.
+func (h *Home) Disbelieved() uint64 { return h.disbelieved.Load() }
 
 // Queue is the queue group of home's registrars.
 const Queue = "registrar"
@@ -143,6 +147,7 @@ func (h *Home) verify(r endpoint.Request) (asked, error) {
 		a.issuer = issuer.Key
 	}
 	if err != nil {
+		h.disbelieved.Add(1)
 		h.Log.Warn("a caller that is not believed", "request", r.ID, "error", err)
 		return a, wire.Errorf(wire.BadIdentity, "issuers alone may ask this", "who asks is not shown")
 	}

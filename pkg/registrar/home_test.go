@@ -299,7 +299,7 @@ func TestClaim(t *testing.T) {
 		t.Error(werr)
 	}
 	// A name that rests is nobody else's, and its last holder's again.
-	if _, err := b.decider.Release(t.Context(), name, ident.Identity{}, b.now); err != nil {
+	if _, err := b.decider.Release(t.Context(), name, ident.Identity{}, ident.Identity{}, b.now); err != nil {
 		t.Fatal(err)
 	}
 	if _, werr := b.claims(b.claim(mallory, "alice", nil)); werr == nil || werr.Code != wire.NameTaken {
@@ -387,6 +387,9 @@ func TestHomeRefuses(t *testing.T) {
 				}
 			})
 		}
+	}
+	if n := b.home.Disbelieved(); n != 2*12 {
+		t.Errorf("%d callers were counted that are not believed", n)
 	}
 	b.t = t
 	nothing := b.invite("", 10, time.Hour) // so that no proof at all would do, if it were looked up
@@ -884,7 +887,7 @@ func TestNamesChosen(t *testing.T) {
 
 	// A name that is released makes room.
 	id := ident.OpenIdentity(must(ident.ParseUserKey(alice.Public())))
-	if _, err := b.home.Decider().Release(t.Context(), must(ident.ParseName("a0")), id, b.now); err != nil {
+	if _, err := b.home.Decider().Release(t.Context(), must(ident.ParseName("a0")), id, ident.Identity{}, b.now); err != nil {
 		t.Fatal(err)
 	}
 	has("in the room of one that was released", "a3", alice, nil)

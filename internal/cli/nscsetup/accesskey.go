@@ -1,6 +1,7 @@
 package nscsetup
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -65,6 +66,13 @@ Exit codes: 1 if there is no such key; 5 if home cannot be reached.`, func(a *le
 	return c
 }
 
+// keyLasts is how long an access key holds if nothing else is said, and mostLasts the longest
+// that may be said.
+const (
+	keyLasts  = "90d"
+	mostLasts = 10 * 365 * 24 * time.Hour
+)
+
 // lasting reads how long something holds; "never" ends is 0.
 func lasting(flag, s string, now time.Time) (int64, error) {
 	if s == never {
@@ -73,6 +81,9 @@ func lasting(flag, s string, now time.Time) (int64, error) {
 	d, err := manifest.ParseDuration(s)
 	if err != nil {
 		return 0, cli.Errorf(cli.Usage, "write it as 90d or 12h", "--%s: %w", flag, err)
+	}
+	if time.Duration(d) > mostLasts {
+		return 0, cli.Errorf(cli.Usage, "write it as 90d or 12h", "--%s is %s; the longest is %s", flag, d, manifest.Duration(mostLasts))
 	}
 	return now.Add(time.Duration(d)).Unix(), nil
 }
@@ -123,7 +134,7 @@ such a role to access keys.`,
 	f.StringVar(&o.owner, "owner", "", "who answers for it, for people to read")
 	f.StringArrayVar(&o.grants, "grant", nil, "a role that it is for, as `ACCOUNT/ROLE`; repeat it for each")
 	f.StringVar(&o.name, "name", "", "the name that its users have; default: what they ask for")
-	f.StringVar(&o.expires, "expires", "90d", "how long it holds, such as `30d`, or never")
+	f.StringVar(&o.expires, "expires", keyLasts, "how long it holds, such as `30d`, or never")
 	f.StringArrayVar(&o.networks, "network", nil, "a network that it may be used from, such as `10.0.0.0/8`; repeat it for each (default: anywhere)")
 	f.BoolVar(&o.password, "password", false, "let plain NATS clients use it as a password, by auth callout")
 	f.StringVar(&o.out, "out", "", "the `file` to write the secret to")
@@ -192,6 +203,9 @@ func runKeyCreate(ctx context.Context, g *globals, o keyCreateOptions) error {
 		if err := offered(d.platform, ident.KindKey, granted); err != nil {
 			return err
 		}
+		if err := d.nameFor(ctx, granted.Name, ident.KeyIdentity(id)); err != nil {
+			return err
+		}
 	}
 	a.Public = secret.Public()
 	return g.handKey(ctx, d, o.out, "created", id, secret, a, 0)
@@ -214,6 +228,9 @@ func (g *globals) handKey(ctx context.Context, d *decidingHome, out, event strin
 	where := "It is shown this once"
 	if out != "" {
 		where = "Its secret is in " + out + " alone"
+	}
+	if l.State == keyDisabled {
+		where += ". It is " + l.State + ": nothing is given for it until 'nscsetup access-key enable " + l.ID + "'"
 	}
 	return cli.Print(g.Err, "Access key %s of %s is %s: %s, until %s. %s.\n", l.ID, l.Owner, event, strings.Join(l.Grants, ", "), l.end(d.now()), where)
 }
@@ -241,19 +258,21 @@ func keyID(arg string) (ident.KeyID, error) {
 }
 
 func newKeyRotate(g *globals) *cobra.Command {
-	var out string
+	var out, expires string
 	c := &cobra.Command{
 		Use:   "rotate ID",
 		Short: "Give an access key another secret",
 		Long: `rotate gives an access key another secret, shown once or written to --out as create does.
-The old one proves nothing from then on. Id, name and what it is for stay. Credentials
+The old one proves nothing from then on. Id, name and what it is for stay; a key that has
+an end, or had it, holds for another 90 days, or as long as --expires says. Credentials
 that the old one got hold until they end, and are not renewed: their holders come with
 the new one.
 
 Exit codes: 1 if there is no such key; 4 if the file is there; 5 if home cannot be
 reached.`,
-		Example: `  nscsetup access-key rotate HK7QK3M2ZC5DXE4B6FAN --out mail.key.new`,
-		Args:    cobra.ExactArgs(1),
+		Example: `  nscsetup access-key rotate HK7QK3M2ZC5DXE4B6FAN --out mail.key.new
+  nscsetup access-key rotate HK7QK3M2ZC5DXE4B6FAN --expires 30d`,
+		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			id, err := keyID(args[0])
 			if err != nil {
@@ -267,11 +286,18 @@ reached.`,
 				return err
 			}
 			return g.onKey(cmd.Context(), id, func(ctx context.Context, d *decidingHome, a ledger.AccessKey, was uint64) error {
-				return g.handKey(ctx, d, out, "rotated", id, secret, a.Rotate(secret.Public()), was)
+				next := a.Rotate(secret.Public())
+				if expires != "" || a.Expires != 0 {
+					if next.Expires, err = lasting("expires", cmp.Or(expires, keyLasts), d.now()); err != nil {
+						return err
+					}
+				}
+				return g.handKey(ctx, d, out, "rotated", id, secret, next, was)
 			})
 		},
 	}
 	c.Flags().StringVar(&out, "out", "", "the `file` to write the secret to")
+	c.Flags().StringVar(&expires, "expires", "", "how long it holds from now, such as `30d`, or never (default: 90d; a key without an end has none)")
 	return c
 }
 
@@ -354,12 +380,13 @@ func newKeyCheck(g *globals) *cobra.Command {
 		Short: "Say whether a string that was found is a real access key's secret, and whose",
 		Long: `check says whether a string is a real secret: it needs nothing but the string, whose
 checksum it verifies. With --whose the platform is asked whose it is, and with --disable
-that key proves nothing any more from then on. The secret is never shown.
+that key proves nothing any more from then on; where it is a former secret, which proves
+nothing anyway, its key is left as it is. The secret is never shown.
 
 Others on this machine see command lines: read it from standard input with -.
 
-Exit codes: 0 if it is real, 1 if it is not, or with --whose is no key of this platform;
-5 if home cannot be reached.`,
+Exit codes: 0 if it is real, 1 if it is not, or with --whose is no key of this platform, or
+with --disable a former secret; 5 if home cannot be reached.`,
 		Example: `  nscsetup access-key check - < found.txt
   nscsetup access-key check --disable - < found.txt`,
 		Args: cobra.ExactArgs(1),
@@ -423,6 +450,12 @@ func runKeyCheck(ctx context.Context, g *globals, o keyCheckOptions, arg string)
 			return err
 		}
 		err = g.onKey(ctx, id, func(ctx context.Context, d *decidingHome, a ledger.AccessKey, was uint64) error {
+			// A former secret is what is found in histories. It proves nothing, and the program
+			// that has the present one is not to be stopped for it.
+			if a.Public != secret.Public() {
+				r.Key = &l
+				return errors.Join(g.printChecked(r), cli.Errorf(cli.Failed, "it proves nothing; to disable the key with its present secret: 'nscsetup access-key disable "+l.ID+"'", "nothing was disabled: it is a former secret of access key %s", l.ID))
+			}
 			a.Disabled = true
 			next, err := d.PutAccessKey(ctx, id, a, was, d.now())
 			l = keyRow(next, ledger.NewProjection(nil), d.now())

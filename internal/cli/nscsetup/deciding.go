@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -13,10 +14,12 @@ import (
 	"github.com/herald-nats/herald/internal/cli"
 	"github.com/herald-nats/herald/pkg/authn"
 	"github.com/herald-nats/herald/pkg/ident"
+	"github.com/herald-nats/herald/pkg/inspect"
 	"github.com/herald-nats/herald/pkg/keystore"
 	"github.com/herald-nats/herald/pkg/ledger"
 	"github.com/herald-nats/herald/pkg/ledger/jetstream"
 	"github.com/herald-nats/herald/pkg/platform"
+	"github.com/herald-nats/herald/pkg/platform/manifest"
 )
 
 // decidingHome is a connection to home's ledger on which the operator decides.
@@ -77,6 +80,34 @@ func (d *decidingHome) accessKey(ctx context.Context, id ident.KeyID) (ledger.Ac
 	return a, e.Version, nil
 }
 
+// nameFor refuses to give a name that somebody has, or had until lately: who is given it
+// would be told so, and could not choose another. Whose invitation it will be is not known;
+// who has a name openly takes it along, by the same nkey.
+func (d *decidingHome) nameFor(ctx context.Context, n ident.Name, id ident.Identity) error {
+	if n.IsZero() {
+		return nil
+	}
+	key := ledger.NameKey(n)
+	token, _, err := d.Store.Get(ctx, key)
+	if errors.Is(err, ledger.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return noHome(ctx, err)
+	}
+	e, err := d.Opener.Open(key.String(), token)
+	if err != nil {
+		return err
+	}
+	l := nameRow(e, d.Rules, d.now())
+	held, _ := e.Body.(ledger.Name)
+	open := id.IsZero() && held.Holder.Kind() == ident.KindOpen
+	if l.State == nameFree || held.Holder == id || open {
+		return nil
+	}
+	return cli.Errorf(cli.Refused, "choose another, or see 'nscsetup name release --help'", "the name %s is %s: it is of %s", n, l.State, inspect.Clean(l.Holder))
+}
+
 func noKey(id ident.KeyID) error {
 	return cli.Errorf(cli.Failed, "see 'nscsetup access-key list'", "there is no access key %s", id)
 }
@@ -89,8 +120,19 @@ func offered(p *platform.Platform, kind string, g authn.Granted) error {
 			return nil
 		}
 	}
+	if !slices.ContainsFunc(p.File.Accounts, func(a manifest.Account) bool {
+		return a.Name == g.Account && slices.ContainsFunc(a.Roles, func(r manifest.Role) bool { return r.Name == g.Role })
+	}) && !hasRole(p, g) {
+		return cli.Errorf(cli.Usage, "see 'nscsetup list roles'", "there is no role %s/%s in platform.yaml", g.Account, g.Role)
+	}
 	return cli.Errorf(cli.Refused, fmt.Sprintf("add {to: %s, account: %s, role: %s} to grants in platform.yaml, and run 'nscsetup apply'", kind, g.Account, g.Role),
 		"%s/%s is not granted to identities of kind %s: it would give nothing", g.Account, g.Role, kind)
+}
+
+// hasRole tells whether a role is one of those in force: Herald's own are in no file.
+func hasRole(p *platform.Platform, g authn.Granted) bool {
+	a, ok := p.Document.Account(g.Account)
+	return ok && a.HasRole(g.Role)
 }
 
 // once hands out a secret, once it is decided what it is for: to a new file of its owner

@@ -1,6 +1,7 @@
 package nscsetup
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -401,6 +402,14 @@ func (o explainOptions) login(t terms, id ident.Identity, r *explained) (authn.W
 			return w, cli.Errorf(cli.Usage, "write it as department=billing", "--claim %.60q has no name and value", c)
 		}
 		w.Claims[name] = append(w.Claims[name], value)
+	}
+	// A token says who it is of and who made it, too, and conditions may ask for that.
+	_, subject, _ := strings.Cut(strings.TrimPrefix(id.String(), ident.KindOIDC+":"), ":")
+	w.Claims[cmp.Or(p.SubjectClaim, "sub")] = []string{subject}
+	w.Claims["iss"] = []string{p.Issuer}
+	if p.GroupsClaim == "" && len(w.Groups) > 0 {
+		r.Notes = append(r.Notes, "not looked at: --group, because "+p.Name.String()+" has no groups_claim, and tells of no groups")
+		w.Groups = nil
 	}
 	if p.GroupsClaim != "" {
 		// One and the same, in whichever way it was typed.

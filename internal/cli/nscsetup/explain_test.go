@@ -157,6 +157,18 @@ func TestExplainLogin(t *testing.T) {
 	if w, err := (explainOptions{}).login(in, alice, &r); err != nil || !w.Name.IsZero() || len(r.Notes) != 1 {
 		t.Errorf("%+v %v %q", w, err, r.Notes)
 	}
+	// What every token says is there without being typed in.
+	if w, err := (explainOptions{}).login(in, alice, &r); err != nil || !slices.Equal(w.Claims["sub"], []string{"alice"}) || !slices.Equal(w.Claims["iss"], []string{in.providers[0].Issuer}) {
+		t.Errorf("%+v %v", w, err)
+	}
+	// A provider that tells of no groups tells of no groups.
+	silent := in
+	silent.providers = slices.Clone(in.providers)
+	silent.providers[0].GroupsClaim, silent.providers[0].SubjectClaim = "", "oid"
+	r.Notes = nil
+	if w, err := (explainOptions{groups: []string{"ops"}, claims: []string{"user=ali"}}).login(silent, alice, &r); err != nil || len(w.Groups) != 0 || len(r.Notes) != 1 || !slices.Equal(w.Claims["oid"], []string{"alice"}) {
+		t.Errorf("%+v %v %q", w, err, r.Notes)
+	}
 	for what, claims := range map[string][]string{"no name": {"user=Ali Baba"}, "two names": {"user=a", "user=b"}, "no claim": {"x"}, "a claim without a name": {"=x"}} {
 		if _, err := (explainOptions{claims: claims}).login(in, alice, &r); err == nil {
 			t.Errorf("%s is taken", what)

@@ -115,6 +115,9 @@ func runInviteCreate(ctx context.Context, g *globals, o inviteOptions, role stri
 	if err := offered(d.platform, ident.KindInvite, granted); err != nil {
 		return err
 	}
+	if err := d.nameFor(ctx, granted.Name, ident.Identity{}); err != nil {
+		return err
+	}
 	i := ledger.Invite{Account: granted.Account, Role: granted.Role, Name: granted.Name, Uses: o.uses}
 	if i.Expires, err = lasting("expires", o.expires, d.now()); err != nil {
 		return err

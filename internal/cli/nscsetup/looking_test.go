@@ -140,7 +140,7 @@ func TestLookingAtTheLedger(t *testing.T) {
 		_, err := d.decider.Claim(ctx, ledger.Claim{Name: name(c.name), Identity: c.id, User: user, Nonce: "n", Expires: c.ends}, d.now)
 		d.must(err)
 	}
-	_, err = d.decider.Release(ctx, name("carol"), ident.Identity{}, d.now)
+	_, err = d.decider.Release(ctx, name("carol"), ident.Identity{}, ident.Identity{}, d.now)
 	d.must(err)
 	names := listing[listedName](d, 4, "names", "--all")
 	var states []string

@@ -46,29 +46,42 @@ Exit codes: 5 if no server could be reached.`,
 
 func newNameRelease(g *globals) *cobra.Command {
 	var yes bool
+	var to string
 	c := &cobra.Command{
 		Use:   "release NAME",
 		Short: "Take a name from its holder",
 		Long: `release takes a name from whoever holds it. Credentials under it are renewed no more; those
 that were given live until they end. Then the name rests for 7 days: its last holder may
 have it again by asking, nobody else may, so that nobody is taken for who had it yesterday.
+With --to it rests for one who never had it: who takes it over, such as another access key
+of the same program. An identity is written as in 'nscsetup name list'.
 
 To keep somebody out, take away the grant, the access key or the invitation.
 
 Exit codes: 1 if nobody holds it; 5 if home cannot be reached.`,
 		Example: `  nscsetup name release alice
+  nscsetup name release mail --to key:HK7QK3M2ZC5DXE4B6FAN
   nscsetup name release build-1207 --yes --json`,
 		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error { return runNameRelease(cmd.Context(), g, args[0], yes) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return runNameRelease(cmd.Context(), g, args[0], to, yes)
+		},
 	}
+	c.Flags().StringVar(&to, "to", "", "the `identity` that may have it next (default: its last holder)")
 	c.Flags().BoolVar(&yes, "yes", false, "do not ask")
 	return c
 }
 
-func runNameRelease(ctx context.Context, g *globals, arg string, yes bool) error {
+func runNameRelease(ctx context.Context, g *globals, arg, next string, yes bool) error {
 	n, err := ident.ParseName(arg)
 	if err != nil {
 		return err
+	}
+	var to ident.Identity
+	if next != "" {
+		if to, err = ident.ParseIdentity(next); err != nil {
+			return cli.Errorf(cli.Usage, "write it as oidc:<provider>:<subject>, key:<id of an access key>, open:<public nkey> or invite:<public nkey>", "--to is no identity")
+		}
 	}
 	nobody := cli.Errorf(cli.Failed, "see 'nscsetup name list'", "nobody holds the name %s", n)
 	var from ident.Identity
@@ -84,7 +97,7 @@ func runNameRelease(ctx context.Context, g *globals, arg string, yes bool) error
 		return err
 	}
 	defer d.close()
-	e, err := d.Release(ctx, n, from, d.now())
+	e, err := d.Release(ctx, n, from, to, d.now())
 	if errors.Is(err, ledger.ErrNotFound) {
 		return nobody
 	}

@@ -76,7 +76,7 @@ func rules() []cli.Rule {
 		{Is: ledger.ErrLost, Code: cli.Failed, Hint: "bring home's bucket back from a backup of its server's disks, or from a mirror; an empty one would give names a second time"},
 		{Is: up.ErrNotRunning, Code: cli.Unavailable, Hint: "start it with 'nscsetup up' in another terminal"},
 		{Is: supercluster.ErrUnknown, Code: cli.Usage, Hint: "see 'nscsetup link list' for the platform's regions"},
-		{Is: ident.ErrInvalid, Code: cli.Usage, Hint: "regions are lower-case letters and digits such as ams; names are lower-case such as demo"},
+		{Is: ident.ErrInvalid, Code: cli.Usage, Hint: "write it as the rule says: it is taken as it is written, and nothing is folded or shortened"},
 		{Is: trust.ErrUntrusted, Code: cli.Config, Hint: "what is named there is of another platform: restore it from a backup of this folder, or make a new one with 'nscsetup init'"},
 		{Is: platform.ErrNotPlatform, Code: cli.Config, Hint: folder},
 		{Is: service.ErrConfig, Code: cli.Config, Hint: "restore the folder, or make a new platform with 'nscsetup init'"},

@@ -385,6 +385,7 @@ func (r *renewals) asked(ctx context.Context, rec ledger.Record, now time.Time) 
 	} else if !slices.ContainsFunc(r.providers, func(p oidc.Provider) bool { return p.Name == who.Provider }) {
 		return replayedAnswer{Code: wire.BadIdentity}, nil, nil
 	}
+	who.Name = rec.Given // what the proof said, and says again
 	w := policy.Wish{Account: rec.Asked, Role: rec.Role, Name: rec.Name}
 	var conditions []string
 	for _, o := range r.grants.Might(policy.Asker{Who: who}, w) {
@@ -449,10 +450,17 @@ func (r *renewals) answer(ctx context.Context, rec ledger.Record, w policy.Wish,
 		return replayedAnswer{}, err
 	}
 	who.Provider = rec.Identity.Provider()
+	// As issuers do: a session is from the proof, and nothing outlives it.
+	proven := cmp.Or(rec.Proven, rec.Issued)
+	left := r.policy.LongestSession() - now.Sub(time.Unix(proven, 0))
+	if left < policy.Shortest {
+		return replayedAnswer{Code: wire.Expired}, nil
+	}
 	g, told := r.grants.Decide(policy.Asker{Who: who, Met: rec.Met}, w, now)
 	if told != nil {
 		return replayedAnswer{Code: told.Code}, nil
 	}
+	g.TTL = min(g.TTL, left.Round(time.Second))
 	return granted(g), nil
 }
 

@@ -2,6 +2,7 @@ package nscsetup
 
 import (
 	"bytes"
+	"maps"
 	"net/netip"
 	"strings"
 	"testing"
@@ -16,6 +17,7 @@ import (
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/keystore"
 	"github.com/herald-nats/herald/pkg/ledger"
+	"github.com/herald-nats/herald/pkg/policy"
 	"github.com/herald-nats/herald/pkg/wire"
 )
 
@@ -28,6 +30,7 @@ type replays struct {
 	now     time.Time
 	holders map[holding]ledger.Record
 	login   string // by what logins are proved
+	given   string // the name that a proof gives
 }
 
 func (r replays) issued(identity, role, met string, life time.Duration) {
@@ -59,6 +62,9 @@ func (r replays) refused(identity, account, role, name string) {
 	if name != "" {
 		rec.Name = parse(r.T, ident.ParseName, name)
 	}
+	if r.given != "" {
+		rec.Given = parse(r.T, ident.ParseName, r.given)
+	}
 	r.holders[holding{rec.Identity, rec.Account, rec.Role, rec.Name, rec.Asked, true}] = rec
 }
 
@@ -82,12 +88,7 @@ func (r replays) held(before, after terms) (replayed, string) {
 
 func newReplays(t *testing.T) replays {
 	t.Helper()
-	return replays{
-		t, accountKey(t),
-		ledger.NewProjection(nil), time.Now(),
-		map[holding]ledger.Record{},
-		"",
-	}
+	return replays{T: t, account: accountKey(t), proofs: ledger.NewProjection(nil), now: time.Now().Truncate(time.Second), holders: map[holding]ledger.Record{}}
 }
 
 // login is by what a login is proved with a provider as it is.
@@ -190,6 +191,29 @@ key:HKCCCCCCCCCCCCCCCCCC ORDERS/service somebody for 1h refused: no_grant
 			t.Error(text)
 		}
 	})
+	t.Run("a shorter session", func(t *testing.T) {
+		after := before
+		after.policy.Session = policy.Seconds(30 * time.Minute)
+		after.grants = policy.NewIndex(after.policy)
+		old := r
+		old.holders = maps.Clone(r.holders)
+		for h, rec := range old.holders {
+			if rec.Identity.Kind() == ident.KindOIDC {
+				rec.Proven = r.now.Add(-time.Hour).Unix()
+			}
+			old.holders[h] = rec
+		}
+		_, text := old.held(before, after)
+		for _, want := range []string{
+			"oidc:corp:alice ORDERS/service somebody for 1h refused: expired",
+			"key:" + good + " ORDERS/service somebody for 1h for 30m",
+			"3 of 5 answers would differ",
+		} {
+			if !strings.Contains(text, want) {
+				t.Errorf("not %q:\n%s", want, text)
+			}
+		}
+	})
 	t.Run("a grant to one, with tags", func(t *testing.T) {
 		_, text := r.held(before, termsAt(t, keys+ops+"  - {to: \"oidc:corp:alice\", account: ORDERS, role: service, tags: [\"team:a\"]}\n"))
 		if !strings.Contains(text, "oidc:corp:alice ORDERS/service somebody for 1h for 1h, with team:a\n1 of 5 answers") {
@@ -209,25 +233,27 @@ key:HKCCCCCCCCCCCCCCCCCC ORDERS/service somebody for 1h refused: no_grant
 		const more = keys + "  - {to: \"oidc:corp:alice\", account: ORDERS, role: reader}\n"
 		var at string
 		for _, c := range []struct {
-			what, identity, account, role, name, before, after, want string
+			what, identity, account, role, name, before, after, want, given string
 		}{
-			{"as before", "oidc:corp:alice", "ORDERS", "reader", "alice", keys, keys, ""},
-			{"granted", "oidc:corp:alice", "ORDERS", "reader", "alice", keys, more, "ORDERS/reader alice refused: no_grant for 1h"},
-			{"whatever there is", "oidc:corp:alice", "", "", "alice", keys, more, "any/any alice refused: no_grant ORDERS/reader for 1h"},
-			{"granted, and another role", "oidc:corp:alice", "ORDERS", "service", "alice", keys, more, "ORDERS/service alice refused: no_grant refused: role_not_granted"},
-			{"perhaps", "oidc:corp:alice", "ORDERS", "service", "alice", keys, keys + ops, "ORDERS/service alice refused: no_grant perhaps, if provider corp, in ops"},
-			{"the same conditions", "oidc:corp:alice", "ORDERS", "service", "alice", keys + ops, ops + keys, ""},
-			{"with other conditions", "oidc:corp:alice", "ORDERS", "service", "alice", keys + ops, keys + strings.Replace(ops, "[ops]", "[ops, admins]", 1), "ORDERS/service alice refused: no_grant perhaps, if provider corp, in ops or admins"},
-			{"for a role that is not asked for", "oidc:corp:alice", "ORDERS", "reader", "alice", keys, keys + ops, ""},
-			{"of a provider that is gone", "oidc:old:alice", "ORDERS", "reader", "alice", keys, more, ""},
-			{"by a key, for what it is not for", "key:" + good, "ORDERS", "reader", "mail", keys, keys + "  - {to: key, account: ORDERS, role: reader}\n", ""},
-			{"by a key, without the grant that it needs", "key:" + good, "ORDERS", "service", "mail", ops, keys, "ORDERS/service mail refused: no_grant for 1h"},
-			{"by a key that is disabled", "key:" + off, "ORDERS", "service", "mail", ops, keys, ""},
-			{"with a name, as it is given now", "key:" + good, "ORDERS", "service", "", ops, keys + "  - {to: \"key:" + good + "\", account: ORDERS, role: service, name: mail}\n", "ORDERS/service - refused: no_grant as mail for 1h"},
+			{"with the name of the login", "oidc:corp:alice", "ORDERS", "reader", "", keys, more, "ORDERS/reader - refused: no_grant as ann for 1h", "ann"},
+			{"as before", "oidc:corp:alice", "ORDERS", "reader", "alice", keys, keys, "", ""},
+			{"granted", "oidc:corp:alice", "ORDERS", "reader", "alice", keys, more, "ORDERS/reader alice refused: no_grant for 1h", ""},
+			{"whatever there is", "oidc:corp:alice", "", "", "alice", keys, more, "any/any alice refused: no_grant ORDERS/reader for 1h", ""},
+			{"granted, and another role", "oidc:corp:alice", "ORDERS", "service", "alice", keys, more, "ORDERS/service alice refused: no_grant refused: role_not_granted", ""},
+			{"perhaps", "oidc:corp:alice", "ORDERS", "service", "alice", keys, keys + ops, "ORDERS/service alice refused: no_grant perhaps, if provider corp, in ops", ""},
+			{"the same conditions", "oidc:corp:alice", "ORDERS", "service", "alice", keys + ops, ops + keys, "", ""},
+			{"with other conditions", "oidc:corp:alice", "ORDERS", "service", "alice", keys + ops, keys + strings.Replace(ops, "[ops]", "[ops, admins]", 1), "ORDERS/service alice refused: no_grant perhaps, if provider corp, in ops or admins", ""},
+			{"for a role that is not asked for", "oidc:corp:alice", "ORDERS", "reader", "alice", keys, keys + ops, "", ""},
+			{"of a provider that is gone", "oidc:old:alice", "ORDERS", "reader", "alice", keys, more, "", ""},
+			{"by a key, for what it is not for", "key:" + good, "ORDERS", "reader", "mail", keys, keys + "  - {to: key, account: ORDERS, role: reader}\n", "", ""},
+			{"by a key, without the grant that it needs", "key:" + good, "ORDERS", "service", "mail", ops, keys, "ORDERS/service mail refused: no_grant for 1h", ""},
+			{"by a key that is disabled", "key:" + off, "ORDERS", "service", "mail", ops, keys, "", ""},
+			{"with a name, as it is given now", "key:" + good, "ORDERS", "service", "", ops, keys + "  - {to: \"key:" + good + "\", account: ORDERS, role: service, name: mail}\n", "ORDERS/service - refused: no_grant as mail for 1h", ""},
 		} {
 			r := newReplays(t)
 			r.key(good, nil)
 			r.key(off, func(a *ledger.AccessKey) { a.Disabled = true })
+			r.given = c.given
 			r.refused(c.identity, c.account, c.role, c.name)
 			_, text := r.held(termsAt(t, c.before), termsAt(t, c.after))
 			want := "0 of 1 answers would differ"

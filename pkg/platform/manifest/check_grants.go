@@ -59,6 +59,9 @@ func (c *checker) conditions(at string, g Grant, to string) {
 		c.bad(at, "make several grants of it", "it has more than %d groups or claims", policy.MaxConditions)
 		return
 	}
+	if len(g.Groups) > 0 {
+		c.groups(at, g, to)
+	}
 	for i, v := range g.Groups {
 		c.conditionText(fmt.Sprintf("%s.groups[%d]", at, i), v)
 	}
@@ -80,6 +83,23 @@ func (c *checker) conditions(at string, g Grant, to string) {
 		once(c, cl.Values, "value", func(j int) string { return fmt.Sprintf("%s.values[%d]", where, j) })
 	}
 	once(c, names, "claim", func(i int) string { return fmt.Sprintf("%s.claims[%d].claim", at, i) })
+}
+
+// groups refuses groups where no provider that the grant may be about tells of any.
+func (c *checker) groups(at string, g Grant, to string) {
+	var silent []string
+	for _, p := range c.f.Providers {
+		if !g.Provider.IsZero() && g.Provider != p.Name || strings.HasPrefix(to, ident.KindOIDC+":") && !strings.HasPrefix(to, ident.KindOIDC+":"+p.Name.String()+":") {
+			continue
+		}
+		if p.GroupsClaim != "" {
+			return
+		}
+		silent = append(silent, p.Name.String())
+	}
+	if len(silent) > 0 {
+		c.bad(at+".groups", "set groups_claim of the provider, or ask for a claim", "%s tells of no groups: there is no groups_claim", strings.Join(silent, ", "))
+	}
 }
 
 // conditionText refuses what no provider says.
