@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/herald-nats/herald/pkg/client"
+	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/subject"
 	"github.com/herald-nats/herald/pkg/wire"
 )
@@ -23,33 +24,35 @@ func TestFlood(t *testing.T) {
 	defer cancel()
 	const users = 8
 	key, called := accessKey(t, "--grant", "ORDERS/service"), shared.Name("flood")
-	creds := make(chan client.Credential, 1000)
+	creds, proven := make(chan client.Credential, 1000), map[ident.UserKey]time.Time{}
 	if _, err := issue(t, guest(t, region("ams")), newKey(t), client.Wish{Identity: key, Name: called}, wire.BadIdentity); err != nil {
 		t.Fatal(err)
 	}
 	for range users {
 		s, err := client.Connect(ctx, client.Config{
 			Platform: shared.Public, Key: newKey(t), Region: region("ams"),
-			Wish:         client.Wish{Identity: key, Name: called, TTL: 15 * time.Second},
+			Wish:         client.Wish{Identity: key, Name: called, TTL: 20 * time.Second},
 			OnCredential: func(c client.Credential) { creds <- c },
 		})
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer s.Close(ctx)
-		<-creds // the first one
+		c := <-creds // the first one
+		proven[c.User.Key] = c.User.Proven
 	}
 
 	stop := make(chan struct{})
 	var work sync.WaitGroup
 	var answered, limited, busy, other atomic.Int64
-	for range 4 {
-		nc := guest(t, region("ams"))
+	flood := func(nc *nats.Conn, door, body string) {
 		inbox := nc.NewInbox()
 		sub, err := nc.Subscribe(inbox, func(m *nats.Msg) {
 			answered.Add(1)
 			e, err := wire.DecodeError(m.Data)
 			switch {
+			case door == subject.Renew && m.Header.Get(wire.HeaderErrorCode) == "":
+				other.Add(1) // one of those that a user may ask for
 			case m.Header.Get(wire.HeaderErrorCode) == "" || err != nil:
 				t.Errorf("an answer that says nothing: %v %q: %v", m.Header, m.Data, err)
 			case e.Code == wire.RateLimited:
@@ -66,7 +69,7 @@ func TestFlood(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer func() { _ = sub.Unsubscribe() }()
+		t.Cleanup(func() { _ = sub.Unsubscribe() })
 		work.Go(func() {
 			for {
 				select {
@@ -75,7 +78,7 @@ func TestFlood(t *testing.T) {
 				default:
 				}
 				for range 200 {
-					if err := nc.PublishRequest(subject.Issue, inbox, []byte(`{"junk":1}`)); err != nil {
+					if err := nc.PublishRequest(door, inbox, []byte(body)); err != nil {
 						t.Error(err)
 						return
 					}
@@ -87,16 +90,25 @@ func TestFlood(t *testing.T) {
 			}
 		})
 	}
-	// Every user is renewed twice while the flood lasts. A renewal that is late is one whose
-	// credential has ended.
+	var members []*nats.Conn
+	for range 2 {
+		nc, _ := obtained(t, "ORDERS/service", "flood").enter(t)
+		members = append(members, nc)
+	}
+	for range 4 {
+		flood(guest(t, region("ams")), subject.Issue, `{"junk":1}`)
+	}
+	// And two users ask to be renewed as fast as they can, from the same address.
+	for _, nc := range members {
+		flood(nc, subject.Renew, "")
+	}
+	// Every user is renewed twice while the flood lasts. Who is not renewed in time has to
+	// prove who it is anew.
 	for i := range 2 * users {
 		select {
 		case c := <-creds:
-			if !time.Now().Before(c.Expires) {
-				t.Errorf("renewal %d came when it was over", i)
-			}
-			if c.User.Proven.IsZero() {
-				t.Errorf("renewal %d: %+v", i, c.User)
+			if was := proven[c.User.Key]; was.IsZero() || !c.User.Proven.Equal(was) {
+				t.Errorf("renewal %d came too late: proved at %s, and not at %s", i, c.User.Proven, was)
 			}
 		case <-ctx.Done():
 			t.Fatalf("%d renewals while %d requests were answered", i, answered.Load())
