@@ -7,15 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"strconv"
 	"time"
-
-	"github.com/nats-io/jwt/v2"
 
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/keystore"
 	"github.com/herald-nats/herald/pkg/policy"
-	"github.com/herald-nats/herald/pkg/trust"
 )
 
 // ErrNoKey: this issuer does not hold the key of the role.
@@ -63,21 +59,19 @@ func (i *Issuer) Mint(g policy.Grant, user ident.UserKey, now time.Time, random 
 	if !ok {
 		return Credential{}, fmt.Errorf("role %s/%s: %w", g.Account, g.Role, ErrNoKey)
 	}
-	iat := now.Unix()
-	exp := now.Add(g.TTL).Unix()
-	c := jwt.UserClaims{}
-	c.Subject, c.Issuer, c.IssuerAccount = user.String(), k.Key.Public(), k.AccountKey.String()
-	c.Name, c.IssuedAt, c.Expires = g.Name.String(), iat, exp
-	c.Tags = g.Tags
-	c.Type, c.Version = jwt.UserClaim, 2
-	c.ID = trust.ID(c.Subject, c.Issuer, strconv.FormatInt(now.UnixNano(), 10), strconv.FormatFloat(random, 'g', -1, 64))
-	token, err := trust.EncodeJWT(&c, k.Key)
+	iat, exp := now.Unix(), now.Add(g.TTL).Unix()
+	c := claims{
+		expires: exp, issued: iat, issuer: k.Key.Public(), name: g.Name.String(), sub: user.String(),
+		account: k.AccountKey.String(), tags: g.Tags,
+	}
+	c.id = newID(c.sub, c.issuer, now.UnixNano(), random)
+	token, err := c.encode(k.Key)
 	if err != nil {
 		return Credential{}, fmt.Errorf("minting for %s: %w", user, err)
 	}
 	life := time.Duration(exp-iat) * time.Second
 	return Credential{
-		JWT: token, ID: c.ID, Account: k.AccountKey, Issued: time.Unix(iat, 0), Expires: time.Unix(exp, 0),
+		JWT: token, ID: c.id, Account: k.AccountKey, Issued: time.Unix(iat, 0), Expires: time.Unix(exp, 0),
 		RenewAt: now.Add(time.Duration((0.7 + 0.1*random) * float64(life))),
 	}, nil
 }

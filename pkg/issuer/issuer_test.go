@@ -198,12 +198,3 @@ func TestMintNeverPanics(t *testing.T) {
 		}
 	}
 }
-
-func BenchmarkMint(b *testing.B) {
-	f := newFixture(b)
-	for b.Loop() {
-		if _, err := f.issuer.Mint(f.grant, f.user, now(), 0.5); err != nil {
-			b.Fatal(err)
-		}
-	}
-}

@@ -114,6 +114,15 @@ func (k *Key) Sign(data []byte) ([]byte, error) {
 	return ed25519.Sign(k.priv(), data), nil
 }
 
+// AppendSign is Sign that appends to b, for who signs much: the signature needs no memory of
+// its own.
+func (k *Key) AppendSign(b, data []byte) ([]byte, error) {
+	if k.priv == nil {
+		return b, fmt.Errorf("signing with %s: %w", k.pub, ErrKind)
+	}
+	return append(b, ed25519.Sign(k.priv(), data)...), nil
+}
+
 // Pair is the key as libraries of NATS want it. Curve keys seal and open with it.
 func (k *Key) Pair() nkeys.KeyPair { return k.pair() }
 

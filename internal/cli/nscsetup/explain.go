@@ -275,6 +275,7 @@ func (o explainOptions) who(ctx context.Context, g *globals, p *platform.Platfor
 	case ident.KindKey:
 		return o.keyHolder(ctx, g, p, id, granted, now, r)
 	case ident.KindInvite:
+		r.Notes = append(r.Notes, "as at a renewal, which goes by all invitations that somebody came with: a request with a code has that one alone")
 		return invited(ctx, g, p, id, granted)
 	case ident.KindOIDC:
 		return o.login(t, id, r)
