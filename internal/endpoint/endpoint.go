@@ -25,6 +25,10 @@ import (
 const (
 	maxInFlight = 512             // requests at work on one connection
 	maxWork     = 4 * time.Second // for one request: clients have given up by then
+	// What waits to be looked at, of one endpoint. nats.go would keep half a million, behind
+	// which everybody waits for longer than they do.
+	maxWaiting      = 65_536
+	maxWaitingBytes = 32 << 20
 )
 
 // Request is a request as it arrived.
@@ -40,6 +44,7 @@ type Response struct {
 	Body     []byte
 	SealedBy string      // the xkey in whose name Body is sealed; empty: it is not
 	Err      *wire.Error // for the error headers; nil is success
+	Silent   bool        // nothing goes back: who asks was told often enough
 }
 
 // Handler answers one request.
@@ -50,6 +55,10 @@ type Endpoint struct {
 	Name    string
 	Subject string
 	Handler Handler
+	// Admit is asked before anything is done with a request, one after the other: what it
+	// refuses, with that answer, takes nobody's place. It must be quick: whoever sends as much
+	// as they can is kept from all others here. nil admits all.
+	Admit func(Request) (refusal Response, ok bool)
 }
 
 // Server answers endpoints on one connection until it is drained.
@@ -79,7 +88,8 @@ func Serve(nc *nats.Conn, name, queue, description string, endpoints []Endpoint,
 	}
 	s.stop = svc.Stop
 	for _, e := range endpoints {
-		err = svc.AddEndpoint(e.Name, micro.HandlerFunc(func(r micro.Request) { s.take(e.Handler, r) }), micro.WithEndpointSubject(e.Subject))
+		err = svc.AddEndpoint(e.Name, micro.HandlerFunc(func(r micro.Request) { s.take(e, r) }),
+			micro.WithEndpointSubject(e.Subject), micro.WithEndpointPendingLimits(maxWaiting, maxWaitingBytes))
 		if err != nil {
 			break
 		}
@@ -103,7 +113,10 @@ func ServeQuiet(nc *nats.Conn, queue string, endpoints []Endpoint) (*Server, err
 	var err error
 	for _, e := range endpoints {
 		var sub *nats.Subscription
-		sub, err = nc.QueueSubscribe(e.Subject, queue, func(m *nats.Msg) { s.take(e.Handler, plain{m}) })
+		sub, err = nc.QueueSubscribe(e.Subject, queue, func(m *nats.Msg) { s.take(e, plain{m}) })
+		if err == nil {
+			err = sub.SetPendingLimits(maxWaiting, maxWaitingBytes)
+		}
 		if err != nil {
 			break
 		}
@@ -148,12 +161,19 @@ func (p plain) Headers() micro.Headers { return micro.Headers(p.m.Header) }
 func (p plain) Data() []byte           { return p.m.Data }
 
 // take runs on the subscription's goroutine: it only hands the work on.
-func (s *Server) take(h Handler, r request) {
+func (s *Server) take(e Endpoint, r request) {
 	if !trust.IsImportedReply(r.Reply()) {
 		// Whatever else were answered would let the caller publish anywhere.
 		return
 	}
 	id := newRequestID()
+	req := Request{ID: id, Reply: r.Reply(), Header: r.Headers(), Body: r.Data()}
+	if e.Admit != nil {
+		if refusal, ok := e.Admit(req); !ok {
+			s.respond(r, id, refusal)
+			return
+		}
+	}
 	select {
 	case s.slots <- struct{}{}:
 	default:
@@ -173,11 +193,14 @@ func (s *Server) take(h Handler, r request) {
 		defer func() { <-s.slots }()
 		ctx, cancel := context.WithTimeout(s.ctx, maxWork)
 		defer cancel()
-		s.respond(r, id, h(ctx, Request{ID: id, Reply: r.Reply(), Header: r.Headers(), Body: r.Data()}))
+		s.respond(r, id, e.Handler(ctx, req))
 	}()
 }
 
 func (s *Server) respond(r request, id string, resp Response) {
+	if resp.Silent {
+		return
+	}
 	m := &nats.Msg{Subject: r.Reply(), Data: resp.Body, Header: nats.Header{wire.HeaderRequestID: {id}}}
 	if resp.SealedBy != "" {
 		m.Header[wire.HeaderSealed] = []string{resp.SealedBy}

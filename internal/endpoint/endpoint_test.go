@@ -1,6 +1,7 @@
 package endpoint
 
 import (
+	"context"
 	"testing"
 	"time"
 
@@ -10,15 +11,15 @@ import (
 	"github.com/herald-nats/herald/pkg/wire"
 )
 
-// Who is refused because all hands are busy is answered as others are: a client that cannot
-// read why, and when to come back, waits for another answer in vain.
-func TestBusy(t *testing.T) {
+// connect is a connection to a server of its own.
+func connect(t *testing.T) *nats.Conn {
+	t.Helper()
 	srv, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, NoLog: true, NoSigs: true})
 	if err != nil {
 		t.Fatal(err)
 	}
 	srv.Start()
-	defer func() { srv.Shutdown(); srv.WaitForShutdown() }()
+	t.Cleanup(func() { srv.Shutdown(); srv.WaitForShutdown() })
 	if !srv.ReadyForConnections(10 * time.Second) {
 		t.Fatal("the server does not start")
 	}
@@ -26,7 +27,14 @@ func TestBusy(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer nc.Close()
+	t.Cleanup(nc.Close)
+	return nc
+}
+
+// Who is refused because all hands are busy is answered as others are: a client that cannot
+// read why, and when to come back, waits for another answer in vain.
+func TestBusy(t *testing.T) {
+	nc := connect(t)
 	const reply = "_R_.busy"
 	sub, err := nc.SubscribeSync(reply)
 	if err != nil {
@@ -37,7 +45,7 @@ func TestBusy(t *testing.T) {
 	for range cap(s.slots) {
 		s.slots <- struct{}{}
 	}
-	s.take(nil, plain{&nats.Msg{Reply: reply}})
+	s.take(Endpoint{}, plain{&nats.Msg{Reply: reply}})
 	m, err := sub.NextMsg(10 * time.Second)
 	if err != nil {
 		t.Fatal(err)
@@ -51,5 +59,46 @@ func TestBusy(t *testing.T) {
 	}
 	if m.Header.Get(wire.HeaderErrorCode) != "503" {
 		t.Errorf("%v", m.Header)
+	}
+}
+
+// TestAdmit: what is not admitted is answered though no hand is free, and nothing of it is
+// done.
+func TestAdmit(t *testing.T) {
+	nc := connect(t)
+	sub, err := nc.SubscribeSync("_R_.>")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newServer(nc)
+	defer s.cancel()
+	done := make(chan string, 2)
+	e := Endpoint{
+		Admit: func(r Request) (Response, bool) {
+			return Response{Body: []byte("no"), Err: wire.Errorf(wire.RateLimited, "later", "too many")}, string(r.Body) != "one too many"
+		},
+		Handler: func(_ context.Context, r Request) Response {
+			done <- string(r.Body)
+			return Response{Body: []byte("yes")}
+		},
+	}
+	for _, c := range []struct{ reply, body, code, answer string }{
+		{"_R_.first", "first", "", "yes"}, {"_R_.many", "one too many", "429", "no"},
+	} {
+		s.take(e, plain{&nats.Msg{Reply: c.reply, Data: []byte(c.body)}})
+		m, err := sub.NextMsg(10 * time.Second)
+		if err != nil || m.Subject != c.reply || m.Header.Get(wire.HeaderErrorCode) != c.code || string(m.Data) != c.answer {
+			t.Errorf("%s: %+v %v", c.body, m, err)
+		}
+	}
+	for range cap(s.slots) - len(s.slots) {
+		s.slots <- struct{}{}
+	}
+	s.take(e, plain{&nats.Msg{Reply: "_R_.busy", Data: []byte("one too many")}})
+	if m, err := sub.NextMsg(10 * time.Second); err != nil || m.Header.Get(wire.HeaderErrorCode) != "429" {
+		t.Errorf("without a free hand: %+v %v", m, err)
+	}
+	if first := <-done; first != "first" || len(done) != 0 {
+		t.Errorf("%q was done, and %d more", first, len(done))
 	}
 }

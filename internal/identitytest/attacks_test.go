@@ -150,6 +150,12 @@ func (a *attack) once(t *testing.T, nc *nats.Conn) (trust.User, *wire.Error) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return a.read(t, m)
+}
+
+// read reads an answer, which may be sealed.
+func (a *attack) read(t *testing.T, m *nats.Msg) (trust.User, *wire.Error) {
+	t.Helper()
 	data := m.Data
 	if by := m.Header.Get(wire.HeaderSealed); by != "" {
 		data = must(wire.Open(a.reply.Pair(), must(ident.ParseSealKey(by)), data))

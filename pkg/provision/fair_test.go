@@ -64,6 +64,37 @@ func TestDueRenewals(t *testing.T) {
 	}
 }
 
+// TestToldOftenEnough: who asks too much is told so, and when to come back, and not a hundred
+// thousand times a second: to tell takes longer than to pass over.
+func TestToldOftenEnough(t *testing.T) {
+	b, _ := newBench(t)
+	a, werr := b.issue(newUser(t), nil)
+	if werr != nil {
+		t.Fatal(werr)
+	}
+	ask := func(n int) (answered, told, silent int) {
+		for range n {
+			resp := b.door("renew", endpoint.Request{ID: "r", Reply: "_R_.x", Header: map[string][]string{wire.HeaderInfo: info(t, a.JWT)}})
+			switch {
+			case resp.Silent:
+				silent++
+			case resp.Err != nil && resp.Err.Code == wire.RateLimited && resp.Err.RetryAfterMS > 0 && len(resp.Body) > 0:
+				told++
+			default:
+				answered++
+			}
+		}
+		return answered, told, silent
+	}
+	if answered, told, silent := ask(5000); answered != 30 || told != 2000 || silent != 2970 {
+		t.Errorf("%d answered, %d told, %d silent", answered, told, silent)
+	}
+	b.now = b.now.Add(time.Second)
+	if answered, told, silent := ask(1000); answered != 1 || told != 500 || silent != 499 {
+		t.Errorf("a second later: %d answered, %d told, %d silent", answered, told, silent)
+	}
+}
+
 // TestSessionBoundsTheFirst: so that a proof is needed again after a session, no credential
 // lives longer, whatever is asked for and granted.
 func TestSessionBoundsTheFirst(t *testing.T) {

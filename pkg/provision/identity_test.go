@@ -136,7 +136,7 @@ func (b *bench) asKey(user *keystore.Key, id ident.KeyID, secret accesskey.Secre
 
 func (b *bench) answered(r endpoint.Request, reply *keystore.Key) (wire.Answer, *wire.Error) {
 	b.t.Helper()
-	resp := b.svc.Issue(b.t.Context(), r)
+	resp := b.door("issue", r)
 	body := b.open(resp, reply)
 	if resp.Err != nil {
 		return wire.Answer{}, must(wire.DecodeError(body))

@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -73,6 +74,7 @@ type Service struct {
 	hosts, lookers, members     *limit.Sources // by host: for credentials, information, renewals
 	identities, renewers, users *limit.Sources
 	due                         *limit.Sources // users whose renewals are not charged to their host
+	told                        *limit.Sources // hosts and users that are told of a refusal
 	renewals                    issuer.Renewals
 	limited                     limitedLog
 	refusals                    refusals
@@ -89,6 +91,10 @@ const (
 	perUserSecond = 1
 	perDueBurst   = 2
 	perDueSecond  = 0.1
+	// told is how often a host or a user is told that it asks too much; beyond that, it is not
+	// answered.
+	toldBurst  = 2000
+	toldSecond = 500
 )
 
 // limitedLog counts those who were refused for asking too much: a line for each would be a
@@ -127,6 +133,7 @@ func New(c Config) *Service {
 		*by = limit.New(func() limit.Rate { return s.rate(policy.Policy.Host) })
 	}
 	s.users = limit.New(limit.Always(limit.Rate{Burst: perUserBurst, PerSecond: perUserSecond}))
+	s.told = limit.New(limit.Always(limit.Rate{Burst: toldBurst, PerSecond: toldSecond}))
 	s.due = limit.New(limit.Always(limit.Rate{Burst: perDueBurst, PerSecond: perDueSecond}))
 	s.identities = limit.New(func() limit.Rate { return s.rate(policy.Policy.Each) })
 	s.renewers = limit.New(func() limit.Rate { return s.rate(policy.Policy.Each) })
@@ -141,16 +148,6 @@ func (s *Service) rate(of func(policy.Policy) policy.Rate) limit.Rate {
 	}
 	r := of(p)
 	return limit.Rate{Burst: r.Burst, PerSecond: float64(r.PerMinute) / 60}
-}
-
-// from refuses what is one too many from a host, as the server says, before anything is
-// verified.
-func (s *Service) from(by *limit.Sources, r endpoint.Request) *wire.Error {
-	info, err := wire.DecodeRequestInfo(r.Header[wire.HeaderInfo])
-	if err != nil || info.Host == "" {
-		return nil // who asks is not believed, which is found out next
-	}
-	return s.take(by, limit.Host(info.Host), "from where you are")
 }
 
 // longestWait is the longest that anybody is told to wait; see wire.DecodeError.
@@ -195,22 +192,64 @@ const Queue = "issuer"
 // that a flood of guests cannot take renewals down.
 func (s *Service) GuestEndpoints() []endpoint.Endpoint {
 	return []endpoint.Endpoint{
-		{Name: "info", Subject: subject.Info, Handler: s.Info},
-		{Name: "issue", Subject: subject.Issue, Handler: s.Issue},
+		{Name: "info", Subject: subject.Info, Handler: s.Info, Admit: s.admit("info", s.lookers, "host")},
+		{Name: "issue", Subject: subject.Issue, Handler: s.Issue, Admit: s.admit("issue", s.hosts, "host")},
 	}
 }
 
 // MemberEndpoints are what users ask.
 func (s *Service) MemberEndpoints() []endpoint.Endpoint {
-	return []endpoint.Endpoint{{Name: "renew", Subject: subject.Renew, Handler: s.Renew}}
+	// The user, as the server names it, and not the host: somebody who asks all the time
+	// spends nothing of what others of the same address have.
+	return []endpoint.Endpoint{{Name: "renew", Subject: subject.Renew, Handler: s.Renew, Admit: s.admit("renew", s.users, "user")}}
+}
+
+// admit refuses what is one too many of a source, before anything else is done: by host, or
+// by user, as a server says. What says nothing of it is not believed later.
+func (s *Service) admit(door string, by *limit.Sources, what string) func(endpoint.Request) (endpoint.Response, bool) {
+	sentence := map[string]string{"host": "from where you are", "user": "of yours"}[what]
+	return func(r endpoint.Request) (endpoint.Response, bool) {
+		source := said(r.Header[wire.HeaderInfo], what)
+		if source == "" {
+			return endpoint.Response{}, true
+		}
+		if what == "host" {
+			source = limit.Host(source)
+		}
+		werr := s.take(by, source, sentence)
+		switch {
+		case werr == nil:
+			return endpoint.Response{}, true
+		case s.told.Take(source, s.Now()) > 0:
+			// To tell somebody ten thousand times a second is what keeps others waiting.
+			return endpoint.Response{Silent: true}, false
+		default:
+			return s.refuse(r, door, ident.SealKey{}, werr), false
+		}
+	}
+}
+
+// said reads one member of what a server says of who asks, without reading the rest, of
+// which the user's JWT is most. It is for limits alone: nothing is believed by it. Within a
+// text JSON has no quote that is not escaped, so that no other member can look like it.
+func said(info []string, member string) string {
+	if len(info) != 1 {
+		return ""
+	}
+	_, rest, ok := strings.Cut(info[0], `"`+member+`":"`)
+	if !ok {
+		return ""
+	}
+	value, _, ok := strings.Cut(rest, `"`)
+	if !ok || len(value) > wire.MaxHost || strings.Contains(value, `\`) {
+		return ""
+	}
+	return value
 }
 
 // Info answers auth.v1.info.
 func (s *Service) Info(_ context.Context, r endpoint.Request) endpoint.Response {
 	t := s.terms.Load()
-	if werr := s.from(s.lookers, r); werr != nil {
-		return s.refuse(r, "info", ident.SealKey{}, werr)
-	}
 	if _, _, err := s.caller(t, r, slices.Concat(s.Guests, t.members)...); err != nil {
 		return s.refuse(r, "info", ident.SealKey{}, err)
 	}
@@ -261,9 +300,6 @@ func (s *Service) open(t *terms, r endpoint.Request) (authn.Evidence, error) {
 	var none authn.Evidence
 	if len(r.Body) > wire.MaxRequest {
 		return none, wire.Errorf(wire.TooLarge, "send at most 16 KiB", "the request has %d bytes", len(r.Body))
-	}
-	if werr := s.from(s.hosts, r); werr != nil {
-		return none, werr
 	}
 	_, info, err := s.caller(t, r, s.Guests...)
 	if err != nil {
@@ -393,19 +429,12 @@ func (s *Service) mint(t *terms, g policy.Grant, account ident.AccountKey, user 
 // Renew answers auth.v1.renew: for the nkey that asks, as the server names it.
 func (s *Service) Renew(ctx context.Context, r endpoint.Request) endpoint.Response {
 	t := s.terms.Load()
-	// The user first, as the server names it: somebody who asks all the time spends nothing
-	// of what others of the same address have.
-	if info, err := wire.DecodeRequestInfo(r.Header[wire.HeaderInfo]); err == nil {
-		if werr := s.take(s.users, info.User, "of yours"); werr != nil {
-			return s.refuse(r, "renew", ident.SealKey{}, werr)
-		}
-	}
 	u, info, err := s.caller(t, r, t.members...)
 	if err != nil {
 		return s.refuse(r, "renew", ident.SealKey{}, err)
 	}
-	if !s.isDue(u) {
-		if werr := s.from(s.members, r); werr != nil {
+	if info.Host != "" && !s.isDue(u) {
+		if werr := s.take(s.members, limit.Host(info.Host), "from where you are"); werr != nil {
 			return s.refuse(r, "renew", ident.SealKey{}, werr)
 		}
 	}
