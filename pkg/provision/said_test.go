@@ -23,7 +23,7 @@ func TestSaid(t *testing.T) {
 			Svc   string `json:"svc,omitempty"`
 			User  string `json:"user,omitempty"`
 			Lang  string `json:"lang,omitempty"`
-			Last  string `json:"jwt,omitempty"`
+			Last  string `json:"tags,omitempty"`
 		}{text.Draw(t, "name"), text.Draw(t, "host"), text.Draw(t, "acc"), text.Draw(t, "svc"), text.Draw(t, "user"), text.Draw(t, "lang"), text.Draw(t, "jwt")})
 		if err != nil {
 			t.Fatal(err)
