@@ -30,16 +30,36 @@ func invalid(what, value, rule string) error {
 // of an access key, the code of an invitation, a token.
 func shown(value string) string {
 	const most, begin = 40, 8
-	folded := strings.ToUpper(strings.TrimSpace(value))
 	switch {
-	case len(value) <= most && !strings.HasPrefix(folded, "HI-") && !strings.HasPrefix(folded, "HI ") && !strings.Contains(value, "hks_"):
-		return fmt.Sprintf("%q", value)
-	case len(value) <= 2*most && nkeys.IsValidPublicKey(value):
-		return fmt.Sprintf("%q", value)
-	case folded != "" && (folded[0] == 'S' || strings.HasPrefix(folded, "HI")) || strings.Contains(value, "hks_") || strings.Contains(value, "eyJ"):
+	case strings.Contains(value, "hks_"), strings.Contains(value, "eyJ"), isSecret(value):
 		return fmt.Sprintf("what was given, %d bytes,", len(value))
+	case len(value) <= most, len(value) <= 2*most && nkeys.IsValidPublicKey(value):
+		return fmt.Sprintf("%q", value)
 	}
 	return fmt.Sprintf("%.*q… of %d bytes", begin, value, len(value))
+}
+
+// isSecret tells whether a text, whatever is between its letters and digits, looks like a code
+// of an invitation, or like a seed or most of one.
+func isSecret(value string) bool {
+	folded := strings.Map(func(r rune) rune {
+		switch {
+		case '0' <= r && r <= '9', 'A' <= r && r <= 'Z':
+			return r
+		case 'a' <= r && r <= 'z':
+			return r - 'a' + 'A'
+		}
+		return -1
+	}, value)
+	const code, seed = 22, 58
+	switch {
+	case len(folded) < code-2:
+		return false
+	case len(folded) <= code+2 && folded[0] == 'H' && strings.ContainsRune("I1L", rune(folded[1])):
+		return true
+	}
+	return len(folded) >= seed/2 && len(folded) <= 2*seed && folded[0] == 'S' && strings.ContainsRune("OACUNXP", rune(folded[1])) &&
+		strings.Trim(folded, "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567") == ""
 }
 
 const (

@@ -133,13 +133,18 @@ type Claim struct {
 	Expires  time.Time // when the last credential ends that may be given for this claim
 	Chosen   bool      // nothing gives the name but the wish for it
 	// May is asked before a name is given that the identity does not have, perhaps several
-	// times; its error is given. nil allows it.
-	May func() error
+	// times; its error is given. fresh tells that nobody ever had it. nil allows it.
+	May func(fresh bool) error
+}
+
+// Lapses tells whether all names of an identity lapse: it is known by an nkey alone.
+func Lapses(id ident.Identity) bool {
+	return id.Kind() == ident.KindOpen || id.Kind() == ident.KindInvite
 }
 
 // until is when a name lapses that is used until c.Expires; 0 if it does not.
 func (r NameRules) until(c Claim) int64 {
-	if k := c.Identity.Kind(); !c.Chosen && k != ident.KindOpen && k != ident.KindInvite {
+	if !c.Chosen && !Lapses(c.Identity) {
 		return 0
 	}
 	return c.Expires.Add(r.Lapse).Unix()
@@ -152,7 +157,7 @@ func (r NameRules) claim(cur *Entry, c Claim, now time.Time) (*draft, error) {
 	}
 	give := func() (*draft, error) {
 		if c.May != nil {
-			if err := c.May(); err != nil {
+			if err := c.May(cur == nil); err != nil {
 				return nil, err
 			}
 		}

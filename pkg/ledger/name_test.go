@@ -319,7 +319,7 @@ func TestClaimMay(t *testing.T) {
 	asked := 0
 	ask := func(n ident.Name, id ident.Identity, may error, at time.Time) error {
 		c := claimOf(n, id, user, at)
-		c.May = func() error { asked++; return may }
+		c.May = func(bool) error { asked++; return may }
 		_, err := h.Claim(t.Context(), c, at)
 		return err
 	}

@@ -1,10 +1,13 @@
 package provision_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/nats-io/jwt/v2"
 
 	"github.com/herald-nats/herald/internal/endpoint"
 	"github.com/herald-nats/herald/pkg/ident"
@@ -61,6 +64,55 @@ func TestDueRenewals(t *testing.T) {
 		if i == 2 && werr != nil && werr.Code != wire.RateLimited {
 			t.Errorf("due, and again at once: %v", werr)
 		}
+	}
+}
+
+// TestNobodyIsHeldUpByAnother: what a server says of a user may be what the client said of
+// itself. Whoever says that it is somebody else takes nothing of theirs, and gets no more than
+// others, whatever it says.
+func TestNobodyIsHeldUpByAnother(t *testing.T) {
+	b, _ := newBench(t)
+	issue := func(name string) string {
+		t.Helper()
+		a, werr := b.issue(newUser(t), func(r *wire.Request) { r.Name = must(ident.ParseName(name)) })
+		if werr != nil {
+			t.Fatal(werr)
+		}
+		return a.JWT
+	}
+	alice, mallory := issue("alice"), issue("mallory")
+	alices := must(jwt.DecodeUserClaims(alice)).Subject
+	for _, user := range []string{alices, strings.Repeat("U", 65), "a&b", `"`, ""} {
+		var word map[string]any
+		if err := json.Unmarshal([]byte(info(t, mallory)[0]), &word); err != nil {
+			t.Fatal(err)
+		}
+		word["user"] = user
+		header := []string{string(must(json.Marshal(word)))}
+		done := 0
+		for range 3000 {
+			resp := b.door("renew", endpoint.Request{ID: "r", Reply: "_R_.x", Header: map[string][]string{wire.HeaderInfo: header}})
+			if !resp.Silent && (resp.Err == nil || resp.Err.Code != wire.RateLimited) {
+				done++
+			}
+		}
+		if done > 30 {
+			t.Errorf("as %q: %d of 3000 were looked at", user, done)
+		}
+	}
+	for i, header := range [][]string{nil, {"{}", "{}"}, {`{"user":"U"}`}, {"x"}} {
+		done := 0
+		for range 3000 {
+			if resp := b.door("renew", endpoint.Request{ID: "r", Reply: "_R_.x", Header: map[string][]string{wire.HeaderInfo: header}}); !resp.Silent && resp.Err.Code != wire.RateLimited {
+				done++
+			}
+		}
+		if done > 30 {
+			t.Errorf("without a credential, %d: %d of 3000 were looked at", i, done)
+		}
+	}
+	if _, werr := b.renew(alice); werr != nil {
+		t.Errorf("who has nothing to do with it: %v", werr)
 	}
 }
 

@@ -25,6 +25,8 @@ const (
 	noneWait   = 50 * time.Millisecond
 	// homeWait bounds all of it: the caller must hear of it before it gives up.
 	homeWait = 2500 * time.Millisecond
+	// keepWait bounds what is asked of home and can wait.
+	keepWait = 300 * time.Millisecond
 )
 
 // Home implements Decider: from the projection, else by asking home, over the
@@ -55,6 +57,15 @@ func NewHome(nc *nats.Conn, p *ledger.Projection, o ledger.Opener) *Home {
 func (n *Home) Claim(ctx context.Context, g policy.Grant, claim wire.Claim) error {
 	if held, gone, ok := n.projection.Name(g.Name); ok {
 		switch err := n.heldBy(held, gone, g.Identity); {
+		case err == nil && held.Until != 0 && !g.Chosen && !ledger.Lapses(g.Identity):
+			// It was chosen, and is given now: home keeps it from lapsing. If home cannot now, it
+			// can the next time.
+			ctx, cancel := context.WithTimeout(ctx, keepWait)
+			defer cancel()
+			if msg, err := n.ask(ctx, subject.HomeClaim, claim, "", ""); err == nil {
+				return n.claimed(g, msg)
+			}
+			return nil
 		case err == nil, !errors.Is(err, ledger.ErrNotFound):
 			return ledger.Told(g.Name, g.Chosen, err)
 		}

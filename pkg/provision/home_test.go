@@ -104,6 +104,50 @@ func TestNameThatIsKnown(t *testing.T) {
 	}
 }
 
+// TestNameThatIsGivenNow: a name that somebody chose, and that a grant gives since, is brought
+// to home once, so that it does not lapse; while home is away it is had as it is.
+func TestNameThatIsGivenNow(t *testing.T) {
+	for what, c := range map[string]struct {
+		kind   string // of the identity
+		chosen bool
+		until  int64
+		asks   bool
+	}{
+		"chosen, and given": {"key", false, 100, true},
+		"chosen":            {"key", true, 100, false},
+		"given before":      {"key", false, 0, false},
+		"of an nkey":        {"open", false, 100, false},
+	} {
+		a := newAsking(t)
+		me := a.me
+		if c.kind == "key" {
+			me = ident.KeyIdentity(must(ident.ParseKeyID("HKAAAAAAAAAAAAAAAAAA")))
+		}
+		until := int64(0)
+		if c.until > 0 {
+			until = a.p.Now().Unix() + c.until
+		}
+		a.projection.Apply(a.entry(1, false, ledger.Name{Holder: me, Until: until}))
+		claim := func() error {
+			return a.Claim(t.Context(), policy.Grant{Name: a.name, Identity: me, Chosen: c.chosen}, wire.Claim{})
+		}
+		a.home = func(context.Context, int) (*nats.Msg, error) { return nil, nats.ErrNoResponders }
+		if err := claim(); err != nil {
+			t.Errorf("%s, while home is away: %v", what, err)
+		}
+		if asked := len(a.sent) > 0; asked != c.asks {
+			t.Errorf("%s: home was asked: %t", what, asked)
+		}
+		a.answers(a.entry(2, false, ledger.Name{Holder: me}).Token)
+		if err := claim(); err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+		if held, _, _ := a.projection.Name(a.name); c.asks && held.Until != 0 {
+			t.Errorf("%s: it lapses still", what)
+		}
+	}
+}
+
 // TestNameThatHomeDecides: what is not known, or is nobody's any more.
 func TestNameThatHomeDecides(t *testing.T) {
 	week := int64(7 * 24 * 3600)

@@ -9,6 +9,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"hash/maphash"
 	"log/slog"
 	"net/netip"
 	"slices"
@@ -74,11 +75,13 @@ type Service struct {
 	hosts, lookers, members     *limit.Sources // by host: for credentials, information, renewals
 	identities, renewers, users *limit.Sources
 	due                         *limit.Sources // users whose renewals are not charged to their host
-	told                        *limit.Sources // hosts and users that are told of a refusal
+	told                        *limit.Sources // hosts and credentials that are told of a refusal
+	credentials                 *limit.Sources // by which renewals are asked for
 	renewals                    issuer.Renewals
 	limited                     limitedLog
 	refusals                    refusals
 	disbelieved                 atomic.Uint64
+	seed                        maphash.Seed // of what credentials are remembered by
 }
 
 // Disbelieved is how many requests were refused because what says who asks is not believed.
@@ -126,13 +129,14 @@ type RecordTaker interface {
 // New makes the service. Until Use it has no document, and refuses everything as
 // unavailable.
 func New(c Config) *Service {
-	s := &Service{Config: c, replays: newReplays()}
+	s := &Service{Config: c, replays: newReplays(), seed: maphash.MakeSeed()}
 	s.methods = append(authn.Methods{authn.Open{}, authn.AccessKeys{Find: c.Ledger.AccessKey}, authn.Invites{Redeem: s.redeem, Redeemed: c.Ledger.Redeemed}}, c.Methods...)
 	s.terms.Store(&terms{})
 	for _, by := range []**limit.Sources{&s.hosts, &s.lookers, &s.members} {
 		*by = limit.New(func() limit.Rate { return s.rate(policy.Policy.Host) })
 	}
 	s.users = limit.New(limit.Always(limit.Rate{Burst: perUserBurst, PerSecond: perUserSecond}))
+	s.credentials = limit.New(limit.Always(limit.Rate{Burst: perUserBurst, PerSecond: perUserSecond}))
 	s.told = limit.New(limit.Always(limit.Rate{Burst: toldBurst, PerSecond: toldSecond}))
 	s.due = limit.New(limit.Always(limit.Rate{Burst: perDueBurst, PerSecond: perDueSecond}))
 	s.identities = limit.New(func() limit.Rate { return s.rate(policy.Policy.Each) })
@@ -199,22 +203,24 @@ func (s *Service) GuestEndpoints() []endpoint.Endpoint {
 
 // MemberEndpoints are what users ask.
 func (s *Service) MemberEndpoints() []endpoint.Endpoint {
-	// The user, as the server names it, and not the host: somebody who asks all the time
-	// spends nothing of what others of the same address have.
-	return []endpoint.Endpoint{{Name: "renew", Subject: subject.Renew, Handler: s.Renew, Admit: s.admit("renew", s.users, "user")}}
+	// The credential, which the server verified, and not the host: somebody who asks all the
+	// time spends nothing of what others of the same address have. Not the user that a server
+	// names either: that is what the client says of itself.
+	return []endpoint.Endpoint{{Name: "renew", Subject: subject.Renew, Handler: s.Renew, Admit: s.admit("renew", s.credentials, "jwt")}}
 }
 
 // admit refuses what is one too many of a source, before anything else is done: by host, or
-// by user, as a server says. What says nothing of it is not believed later.
+// by credential, as a server says. Those of whom nothing is said, who are not believed later,
+// are one source together.
 func (s *Service) admit(door string, by *limit.Sources, what string) func(endpoint.Request) (endpoint.Response, bool) {
-	sentence := map[string]string{"host": "from where you are", "user": "of yours"}[what]
+	sentence := map[string]string{"host": "from where you are", "jwt": "of yours"}[what]
 	return func(r endpoint.Request) (endpoint.Response, bool) {
+		// What is remembered is no part of the request, which would be kept as a whole.
 		source := said(r.Header[wire.HeaderInfo], what)
-		if source == "" {
-			return endpoint.Response{}, true
-		}
 		if what == "host" {
-			source = limit.Host(source)
+			source = strings.Clone(limit.Host(source))
+		} else if source != "" {
+			source = strconv.FormatUint(maphash.String(s.seed, source), 36)
 		}
 		werr := s.take(by, source, sentence)
 		switch {
@@ -241,7 +247,7 @@ func said(info []string, member string) string {
 		return ""
 	}
 	value, _, ok := strings.Cut(rest, `"`)
-	if !ok || len(value) > wire.MaxHost || strings.Contains(value, `\`) {
+	if !ok || strings.Contains(value, `\`) || member == "host" && len(value) > wire.MaxHost {
 		return ""
 	}
 	return value
@@ -463,6 +469,9 @@ func (s *Service) renew(ctx context.Context, t *terms, u trust.User, host netip.
 	}
 	if u.Identity.IsZero() {
 		return issued{}, wire.Errorf(wire.NoGrant, "ask auth.v1.issue with a proof", "this user was not made by an issuer")
+	}
+	if werr := s.take(s.users, u.Key.String(), "of yours"); werr != nil {
+		return issued{}, werr
 	}
 	if werr := s.take(s.renewers, u.Identity.String(), "of yours"); werr != nil {
 		return issued{}, werr

@@ -959,3 +959,41 @@ func (g gated) Put(ctx context.Context, k ledger.Key, token string, revision uin
 	<-g.open
 	return g.DecisionStore.Put(ctx, k, token, revision)
 }
+
+// full is as many names as a platform takes.
+type full struct{ ledger.NameCounts }
+
+func (full) All() int { return 2_000_000 }
+
+// TestNamesInAll: on a platform that has all the names that it can have, nobody chooses a new
+// one; what somebody had may be had again, and what is given is given.
+func TestNamesInAll(t *testing.T) {
+	b := newBench(t)
+	alice := newUser(t)
+	id := ident.OpenIdentity(must(ident.ParseUserKey(alice.Public())))
+	if _, werr := b.claims(b.claim(alice, "alice", nil)); werr != nil {
+		t.Fatal(werr)
+	}
+	if _, err := b.home.Decider().Release(t.Context(), must(ident.ParseName("alice")), id, ident.Identity{}, b.now); err != nil {
+		t.Fatal(err)
+	}
+	counts, ok := b.home.Names.(ledger.NameCounts)
+	if !ok {
+		t.Fatalf("%T", b.home.Names)
+	}
+	b.home.Names = full{counts}
+	if _, werr := b.claims(b.claim(alice, "new", nil)); werr == nil || werr.Code != wire.Unavailable || werr.RetryAfterMS <= 0 || b.entry("new") != "" {
+		t.Errorf("a new one: %v", werr)
+	}
+	if _, werr := b.claims(b.claim(alice, "alice", nil)); werr != nil {
+		t.Errorf("one that it had: %v", werr)
+	}
+	given := b.document.Policy.Offers[0]
+	given.Kind, given.Identity, given.Name = "", &id, must(ident.ParseName("given"))
+	more := *b.document
+	more.Policy.Offers = append([]policy.Offer{given}, more.Policy.Offers...)
+	b.document = &more
+	if _, werr := b.claims(b.claim(alice, "given", nil)); werr != nil {
+		t.Errorf("one that is given: %v", werr)
+	}
+}

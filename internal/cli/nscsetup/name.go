@@ -86,7 +86,7 @@ func runNameRelease(ctx context.Context, g *globals, arg, next string, yes bool)
 	nobody := cli.Errorf(cli.Failed, "see 'nscsetup name list'", "nobody holds the name %s", n)
 	var from ident.Identity
 	if !yes {
-		if from, err = g.mayRelease(ctx, n, nobody); err != nil {
+		if from, err = g.mayRelease(ctx, n, !to.IsZero(), nobody); err != nil {
 			return err
 		}
 	}
@@ -105,6 +105,9 @@ func runNameRelease(ctx context.Context, g *globals, arg, next string, yes bool)
 		return keyError(ctx, err)
 	}
 	l := nameRow(e, d.Rules, d.now())
+	if l.State != nameResting {
+		return nobody // it has rested since it was released
+	}
 	if g.json {
 		return cli.JSON(g.Out, l)
 	}
@@ -112,7 +115,7 @@ func runNameRelease(ctx context.Context, g *globals, arg, next string, yes bool)
 }
 
 // mayRelease shows who holds a name and asks: what was shown is what is released.
-func (g *globals) mayRelease(ctx context.Context, n ident.Name, nobody error) (ident.Identity, error) {
+func (g *globals) mayRelease(ctx context.Context, n ident.Name, again bool, nobody error) (ident.Identity, error) {
 	p, err := g.look()
 	if err != nil {
 		return ident.Identity{}, err
@@ -126,11 +129,11 @@ func (g *globals) mayRelease(ctx context.Context, n ident.Name, nobody error) (i
 	}
 	now := time.Now()
 	l := nameRow(e, p.Full.Names, now)
-	if l.State != nameHeld {
+	if l.State != nameHeld && (!again || l.State != nameResting) {
 		return ident.Identity{}, nobody
 	}
 	show := func() error {
-		return cli.Print(g.Err, "%s is held by %s since %s, %s.\n", l.Name, inspect.Clean(l.Holder), l.Claimed, l.end(now))
+		return cli.Print(g.Err, "%s is %s: it is of %s since %s, %s.\n", l.Name, l.State, inspect.Clean(l.Holder), l.Claimed, l.end(now))
 	}
 	holder, _ := e.Body.(ledger.Name)
 	return holder.Holder, g.ask(show, "release it?")

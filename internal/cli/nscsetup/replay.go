@@ -452,6 +452,9 @@ func (r *renewals) answer(ctx context.Context, rec ledger.Record, w policy.Wish,
 	who.Provider = rec.Identity.Provider()
 	// As issuers do: a session is from the proof, and nothing outlives it.
 	proven := cmp.Or(rec.Proven, rec.Issued)
+	if rec.Expires <= now.Unix() {
+		proven = now.Unix() // it has ended, and is asked for anew
+	}
 	left := r.policy.LongestSession() - now.Sub(time.Unix(proven, 0))
 	if left < policy.Shortest {
 		return replayedAnswer{Code: wire.Expired}, nil
