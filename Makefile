@@ -42,7 +42,8 @@ endef
 
 test: ## all tests, with the race detector where there is a C compiler
 	@$(find-race); set -x; \
-	$(GO) test $$race -p 2 -timeout 10m $(TESTFLAGS) ./...
+	$(GO) test $$race -p 2 -timeout 10m $(TESTFLAGS) ./... && \
+	{ [ -z "$$race" ] || $(GO) test -run Allocates $(TESTFLAGS) ./pkg/issuer; } # not to be counted with the race detector
 
 test-long: ## all tests, the long ones too, then each fuzz target for FUZZTIME (20s)
 	@$(find-race); set -x; \

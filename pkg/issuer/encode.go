@@ -8,6 +8,9 @@ import (
 	"strconv"
 	"sync"
 	"unicode/utf8"
+
+	"github.com/herald-nats/herald/pkg/keystore"
+	"github.com/herald-nats/herald/pkg/trust"
 )
 
 // claims are what a user JWT of an issuer says. All else in it is empty: permissions are the
@@ -18,9 +21,6 @@ type claims struct {
 	account               string
 	tags                  []string
 }
-
-// header is that of jwt/v2, encoded, with the dot behind it: {"typ":"JWT","alg":"ed25519-nkey"}.
-const header = "eyJ0eXAiOiJKV1QiLCJhbGciOiJlZDI1NTE5LW5rZXkifQ."
 
 // append writes the claims as encoding/json writes jwt.UserClaims, which costs several times
 // as much: the same fields, in the same order.
@@ -83,17 +83,12 @@ type scratch struct{ payload, token []byte }
 
 var scratches = sync.Pool{New: func() any { return &scratch{make([]byte, 0, 1024), make([]byte, 0, 2048)} }} //nolint:gochecknoglobals // memory that is used again, and nothing else
 
-// signer signs, as keystore.Key does.
-type signer interface {
-	AppendSign(b, data []byte) ([]byte, error)
-}
-
 // encode gives the JWT of claims, signed by the key of a role.
-func (c *claims) encode(key signer) (string, error) {
+func (c *claims) encode(key *keystore.Key) (string, error) {
 	s, _ := scratches.Get().(*scratch)
 	defer scratches.Put(s)
 	s.payload = c.append(s.payload[:0])
-	s.token = base64.RawURLEncoding.AppendEncode(append(s.token[:0], header...), s.payload)
+	s.token = base64.RawURLEncoding.AppendEncode(append(s.token[:0], trust.JWTHeader...), s.payload)
 	var err error
 	if s.payload, err = key.AppendSign(s.payload[:0], s.token); err != nil {
 		return "", err

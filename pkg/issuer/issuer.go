@@ -47,13 +47,12 @@ type Credential struct {
 	Account ident.AccountKey
 	Issued  time.Time
 	Expires time.Time
-	RenewAt time.Time
 }
 
 // Mint signs a user JWT for the holder of user. Its permissions are empty: the
-// servers take them from the role in the account JWT. RenewAt falls between
-// 70% and 80% of the lifetime, spread by random (0 ≤ random < 1), so that users
-// who came at once do not come back at once.
+// servers take them from the role in the account JWT. random (0 ≤ random < 1) makes its id
+// another than that of what is minted at the same moment. When it is to be renewed, Renewals
+// says.
 func (i *Issuer) Mint(g policy.Grant, user ident.UserKey, now time.Time, random float64) (Credential, error) {
 	k, ok := i.keys[roleID{g.Account, g.Role}]
 	if !ok {
@@ -69,12 +68,8 @@ func (i *Issuer) Mint(g policy.Grant, user ident.UserKey, now time.Time, random 
 	if err != nil {
 		return Credential{}, fmt.Errorf("minting for %s: %w", user, err)
 	}
-	life := time.Duration(exp-iat) * time.Second
-	return Credential{
-		JWT: token, ID: c.id, Account: k.AccountKey, Issued: time.Unix(iat, 0), Expires: time.Unix(exp, 0),
-		RenewAt: now.Add(time.Duration((0.7 + 0.1*random) * float64(life))),
-	}, nil
+	return Credential{JWT: token, ID: c.id, Account: k.AccountKey, Issued: time.Unix(iat, 0), Expires: time.Unix(exp, 0)}, nil
 }
 
-// Spread is the randomness for Mint in production; it guards no secret.
+// Spread is the randomness for Mint and Renewals in production; it guards no secret.
 func Spread() float64 { return rand.Float64() } // #nosec G404 -- it spreads renewals, it hides nothing

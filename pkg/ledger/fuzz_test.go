@@ -114,7 +114,7 @@ func FuzzOpenEntry(f *testing.F) {
 		m["iss"] = p.Signing[1].Public()
 		token, err := trust.EncodeJWT(m, p.Signing[1])
 		if err != nil {
-			t.Skip()
+			return // nobody could sign that
 		}
 		check(t, key, token)
 		if sub, _ := m["sub"].(string); sub != key {

@@ -286,8 +286,9 @@ func (s *Service) Issue(ctx context.Context, r endpoint.Request) endpoint.Respon
 // issued is a credential, what it is for, and when who it is for was proved.
 type issued struct {
 	issuer.Credential
-	grant  policy.Grant
-	proven time.Time
+	grant   policy.Grant
+	proven  time.Time
+	renewAt time.Time
 }
 
 // record takes note of a credential before it is handed out: what nobody knows of
@@ -426,10 +427,10 @@ func (s *Service) mint(t *terms, g policy.Grant, account ident.AccountKey, user 
 	}
 	g.Tags = append(slices.Clip(g.Tags), trust.TagProven+strconv.FormatInt(proven.Unix(), 10))
 	c, err := t.issuer.Mint(g, user, now, s.Spread())
-	if err == nil {
-		c.RenewAt = s.renewals.At(now, c.Expires.Sub(c.Issued), s.Spread)
+	if err != nil {
+		return issued{}, err
 	}
-	return issued{c, g, proven}, err
+	return issued{c, g, proven, s.renewals.At(now, c.Expires.Sub(c.Issued), s.Spread)}, nil
 }
 
 // Renew answers auth.v1.renew: for the nkey that asks, as the server names it.
@@ -531,7 +532,7 @@ func (s *Service) caller(t *terms, r endpoint.Request, accounts ...ident.Label) 
 func (s *Service) credential(t *terms, i issued) wire.Answer {
 	return wire.Answer{
 		JWT: i.JWT, Account: i.Account, AccountName: i.grant.Account, Role: i.grant.Role, Name: i.grant.Name,
-		Expires: i.Expires.Unix(), RenewAt: i.RenewAt.Unix(),
+		Expires: i.Expires.Unix(), RenewAt: i.renewAt.Unix(),
 		URLs: t.document.Public.URLs(s.Region), Region: s.Region, Issuer: s.Self.String(),
 	}
 }

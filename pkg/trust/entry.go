@@ -119,7 +119,7 @@ func (o *Operator) OpenEntry(token string) (Entry, error) {
 	if len(token) > MaxEntry {
 		return Entry{}, fmt.Errorf("an entry of %d bytes", len(token))
 	}
-	rest, ok := strings.CutPrefix(token, jwtHeader)
+	rest, ok := strings.CutPrefix(token, JWTHeader)
 	payload, signature, ok2 := strings.Cut(rest, ".")
 	if !ok || !ok2 || len(signature) != base64.RawURLEncoding.EncodedLen(ed25519.SignatureSize) {
 		return Entry{}, fmt.Errorf("an entry that is no JWT of version 2")
@@ -142,7 +142,7 @@ func (o *Operator) OpenEntry(token string) (Entry, error) {
 	if !ok {
 		return Entry{}, fmt.Errorf("an entry signed by %.60q: %w", c.Issuer, ErrUntrusted)
 	}
-	if !ed25519.Verify(key, []byte(token[:len(jwtHeader)+len(payload)]), sig[:n]) {
+	if !ed25519.Verify(key, []byte(token[:len(JWTHeader)+len(payload)]), sig[:n]) {
 		return Entry{}, fmt.Errorf("an entry with a signature that is not by %s: %w", c.Issuer, ErrUntrusted)
 	}
 	// From here on it is what a signing key said, though maybe of another kind.

@@ -66,7 +66,7 @@ type AccountJWT struct {
 // OpenAccount verifies an account JWT as VerifyAccount does. What an older library than
 // jwt/v2 wrote is refused.
 func (o *Operator) OpenAccount(token string) (AccountJWT, error) {
-	if !strings.HasPrefix(token, jwtHeader) {
+	if !strings.HasPrefix(token, JWTHeader) {
 		return AccountJWT{}, errors.New("an account JWT that is not of version 2")
 	}
 	c, err := o.VerifyAccount(token)

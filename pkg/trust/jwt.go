@@ -11,9 +11,9 @@ import (
 	"github.com/herald-nats/herald/pkg/wire"
 )
 
-// jwtHeader is the header of every NATS JWT of version 2, encoded:
+// JWTHeader is the header of every NATS JWT of version 2, encoded:
 // {"typ":"JWT","alg":"ed25519-nkey"}.
-const jwtHeader = "eyJ0eXAiOiJKV1QiLCJhbGciOiJlZDI1NTE5LW5rZXkifQ."
+const JWTHeader = "eyJ0eXAiOiJKV1QiLCJhbGciOiJlZDI1NTE5LW5rZXkifQ."
 
 // ErrUntrusted is wrapped where a signature, a signer or a chain does not lead
 // to this platform's operator.
@@ -28,8 +28,8 @@ func EncodeJWT(claims any, s wire.Signer) (string, error) {
 		return "", fmt.Errorf("encoding claims: %w", err)
 	}
 	enc := base64.RawURLEncoding
-	buf := make([]byte, 0, len(jwtHeader)+enc.EncodedLen(len(payload))+1+enc.EncodedLen(64))
-	buf = append(buf, jwtHeader...)
+	buf := make([]byte, 0, len(JWTHeader)+enc.EncodedLen(len(payload))+1+enc.EncodedLen(64))
+	buf = append(buf, JWTHeader...)
 	buf = enc.AppendEncode(buf, payload)
 	sig, err := s.Sign(buf)
 	if err != nil {

@@ -158,7 +158,7 @@ func openSigned[T any](signs func(issuer string) bool, kind, sub, token string, 
 		return fmt.Errorf("a document of %d bytes", len(token))
 	}
 	// jwt/v2 panics at a header of JWT version 1 before a payload without "nats".
-	if !strings.HasPrefix(token, jwtHeader) {
+	if !strings.HasPrefix(token, JWTHeader) {
 		return fmt.Errorf("a %s document that is no JWT of version 2", kind)
 	}
 	c, err := jwt.DecodeGeneric(token) // verifies the signature by c.Issuer
