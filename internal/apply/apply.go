@@ -233,8 +233,12 @@ const thereTry = 8 * time.Second
 // about those that are there.
 func (s *session) isThere(ctx context.Context, store *jetstream.Decisions) (bool, error) {
 	var token string
+	missing := false
 	ask := func(ctx context.Context) (err error) {
 		token, _, err = store.Get(ctx, ledger.PlatformKey())
+		if missing = jetstream.Missing(err); missing {
+			return nil // Setup finds out whether it is lost
+		}
 		return err
 	}
 	var err error
@@ -255,7 +259,7 @@ func (s *session) isThere(ctx context.Context, store *jetstream.Decisions) (bool
 		// This folder has applied before, so there is a ledger, and home does not answer:
 		// nothing can be decided.
 		return false, fmt.Errorf("home, %s, decides nothing: %w", s.Platform.File.Home, err)
-	case err != nil:
+	case err != nil, missing:
 		return false, nil
 	}
 	e, err := s.opener().Open(ledger.PlatformKey().String(), token)

@@ -147,13 +147,24 @@ func within(want, have any) bool {
 // and they have what it had. An empty one beside them would give names away a second
 // time, and a mirror that is ahead of its origin follows it never again.
 func notLost(ctx context.Context, js jetstream.JetStream, regions []ident.Region) error {
-	ctx, cancel := context.WithTimeout(ctx, setupTry)
-	defer cancel()
-	if _, err := js.Stream(ctx, subject.DecisionsStream); !errors.Is(err, jetstream.ErrStreamNotFound) {
+	stream := func(name string) (jetstream.Stream, error) {
+		try, cancel := context.WithTimeout(ctx, setupTry)
+		defer cancel()
+		return js.Stream(try, name)
+	}
+	if _, err := stream(subject.DecisionsStream); !errors.Is(err, jetstream.ErrStreamNotFound) {
 		return nil // it is there, or nobody can tell now: whoever makes it finds out
 	}
 	for _, r := range regions {
-		if s, err := js.Stream(ctx, subject.MirrorStream(r)); err == nil && s.CachedInfo().State.LastSeq > 0 {
+		s, err := stream(subject.MirrorStream(r))
+		for err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
+			if wait.For(ctx, 100*time.Millisecond) != nil {
+				return fmt.Errorf("home's bucket %s is gone, and nobody tells whether %s has what it had: %w",
+					subject.DecisionsStream, subject.MirrorStream(r), unavailable(err))
+			}
+			s, err = stream(subject.MirrorStream(r))
+		}
+		if err == nil && s.CachedInfo().State.LastSeq > 0 {
 			return fmt.Errorf("home's bucket %s is gone, and %s has what it had: it is not made anew, empty: %w",
 				subject.DecisionsStream, subject.MirrorStream(r), ledger.ErrLost)
 		}

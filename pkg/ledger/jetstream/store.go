@@ -166,6 +166,13 @@ func lostCompareAndSet(err error) bool {
 		errors.As(err, &api) && (api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence || api.ErrorCode == whileInFlight)
 }
 
+// Missing tells whether an error is that there is no such stream, as JetStream says that is
+// at work: it is not that nobody answers.
+func Missing(err error) bool {
+	var api *jetstream.APIError
+	return errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeStreamNotFound
+}
+
 func unavailable(err error) error { return fmt.Errorf("%w: %w", ledger.ErrUnavailable, err) }
 
 // Denials implements ledger.DenialStore for the registrars of a region.
