@@ -94,10 +94,10 @@ func newCollector(services func() []service.Stats, now func() time.Time) *collec
 			}
 		}
 	}
-	add(prometheus.GaugeValue, "herald_records_waiting", "Records of issued credentials that wait in memory to be written.",
-		issuer(func(s *service.IssuerStats) float64 { return float64(s.Waiting) }))
-	add(prometheus.CounterValue, "herald_records_dropped_total", "Records of issued credentials that were given up.",
-		issuer(func(s *service.IssuerStats) float64 { return float64(s.Dropped) }))
+	add(prometheus.GaugeValue, "herald_records_waiting", "Blocks of records that wait to be stored.",
+		issuer(func(s *service.IssuerStats) float64 { return float64(s.Records.Waiting) }))
+	add(prometheus.CounterValue, "herald_records_dropped_total", "Records that were given up because there was no room for them.",
+		issuer(func(s *service.IssuerStats) float64 { return float64(s.Records.Dropped) }))
 
 	// Of registrars.
 	registrar := func(read func(*service.RegistrarStats) int) func(service.Stats, emit) {

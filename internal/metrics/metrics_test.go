@@ -20,6 +20,7 @@ import (
 
 	"github.com/herald-nats/herald/internal/service"
 	"github.com/herald-nats/herald/internal/uptest"
+	"github.com/herald-nats/herald/pkg/audit"
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/ledger"
 	own "github.com/herald-nats/herald/pkg/registrar"
@@ -77,7 +78,7 @@ func services(t *testing.T) (issuer, registrar service.Stats) {
 		Service: service.Issuer, Region: region, Document: trust.Version{Epoch: 1, Number: 2}, Names: 3, Decided: 4, Denials: 5,
 		Complete: true, Ages: []ledger.Age{{Source: "decisions", Since: now().Add(-1500 * time.Millisecond)}, {Source: "denials"}},
 		Ledger: ledger.Stats{Applied: 6, Known: 7, Refused: 8, Ahead: 9, Hints: 10, HintsRefused: 11, Lost: 12, Failed: 13},
-		Issuer: &service.IssuerStats{Waiting: 14, Dropped: 15}, CallersRefused: 30,
+		Issuer: &service.IssuerStats{Records: audit.Stats{Waiting: 14, Dropped: 15}}, CallersRefused: 30,
 	}
 	registrar = service.Stats{
 		Service: service.Registrar, Region: region, Document: trust.Version{Epoch: 1, Number: 1}, CopyFailing: true,

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/herald-nats/herald/internal/service"
+	"github.com/herald-nats/herald/pkg/audit"
+	"github.com/herald-nats/herald/pkg/audit/audittest"
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/keystore"
 	"github.com/herald-nats/herald/pkg/ledger"
@@ -377,26 +379,36 @@ func TestForgedRecords(t *testing.T) {
 	eventually(t, "alice's record", func() bool {
 		return len(running(t, service.Registrar, "sgp").Holdings().Of(id, time.Now())) == 1
 	})
-	good := ledger.Record{
-		ID: "x", Identity: id, User: u.nkey(), Account: chat.Key, Role: label("member"), Name: name,
-		Issued: time.Now().Unix(), Expires: time.Now().Add(time.Minute).Unix(), Region: region("ams"), Issuer: u.nkey(),
+	scribe := audittest.ScribeOf(t, u.key)
+	good := audit.Record{
+		What: audit.Issue, At: time.Now().UnixMilli(), ID: "x", Identity: id, User: u.nkey(), Account: chat.Key, Role: label("member"), Name: name,
+		Issued: time.Now().Unix(), Expires: time.Now().Add(time.Minute).Unix(),
 	}
-	with := func(f func(*ledger.Record)) []byte {
+	block := func() []byte { return scribe.Block(t, good).Data }
+	with := func(f func(*audit.Record)) []byte {
 		r := good
 		f(&r)
-		return must(json.Marshal(r))
+		return scribe.Block(t, r).Data
+	}
+	// As a writer would that is another, or in another region.
+	as := func(f func(*audittest.Scribe)) []byte {
+		other := *scribe
+		f(&other)
+		return other.Block(t, good).Data
 	}
 	conn := enter(t, u, "ams")
 	conn.inbox = subject.ServiceInboxPrefix(u.nkey())
 	for what, data := range map[string][]byte{
-		"of another issuer":   with(func(r *ledger.Record) { r.Issuer = issuerOf(t, "ams").nkey() }),
-		"of another region":   with(func(r *ledger.Record) { r.Region = region("sfo") }),
-		"of a life too long":  with(func(r *ledger.Record) { r.Expires += 100 * 24 * 3600 }),
-		"that never began":    with(func(r *ledger.Record) { r.Issued = 0 }),
-		"of nobody":           with(func(r *ledger.Record) { r.Identity = ident.Identity{} }),
-		"of the far future":   with(func(r *ledger.Record) { r.Issued += 3600; r.Expires += 3600 }),
-		"that is a list":      []byte("[]"),
-		"that is a signature": []byte(alice.token),
+		"of another issuer":       as(func(s *audittest.Scribe) { s.User = issuerOf(t, "ams").nkey() }),
+		"of another region":       as(func(s *audittest.Scribe) { s.Region = region("sfo") }),
+		"of a key that is not it": as(func(s *audittest.Scribe) { s.Key = must(keystore.Generate(keystore.User)) }),
+		"of a life too long":      with(func(r *audit.Record) { r.Expires += 100 * 24 * 3600 }),
+		"of the far future":       with(func(r *audit.Record) { r.Issued += 3600; r.Expires += 3600 }),
+		"that was altered":        bytes.Replace(block(), []byte(`"role":"member"`), []byte(`"role":"nember"`), 1),
+		"that was cut off":        block()[:200],
+		"that nobody signed":      must(json.Marshal(good)),
+		"that is a list":          []byte("[]"),
+		"that is a signature":     []byte(alice.token),
 	} {
 		if m := conn.ask("audit.ams."+u.key.Public(), nil, data); kind(m) != "ack" {
 			t.Errorf("a record %s is not stored: nothing is shown: %s", what, m.all())
@@ -405,7 +417,7 @@ func TestForgedRecords(t *testing.T) {
 	// Behind them, one that is as an issuer's are.
 	last := good
 	last.Identity = ident.OpenIdentity(u.nkey())
-	if m := conn.ask("audit.ams."+u.key.Public(), nil, must(last.Encode())); kind(m) != "ack" {
+	if m := conn.ask("audit.ams."+u.key.Public(), nil, scribe.Block(t, last).Data); kind(m) != "ack" {
 		t.Fatalf("%s", m.all())
 	}
 	for _, r := range shared.Up.Services {

@@ -18,6 +18,7 @@ import (
 	"github.com/herald-nats/herald/internal/natsconn"
 	"github.com/herald-nats/herald/internal/service"
 	"github.com/herald-nats/herald/internal/uptest"
+	"github.com/herald-nats/herald/pkg/audit"
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/keystore"
 	"github.com/herald-nats/herald/pkg/ledger"
@@ -622,16 +623,28 @@ func believes(t *testing.T, before string, but ...ledger.Entry) {
 // a busy machine some hundred of them are answered for seconds. A record that was there
 // before, and is there once more, is none.
 func (h held) late(m kept, who ident.UserKey) bool {
-	r, err := ledger.DecodeRecord(m.subject, m.data, 24*time.Hour)
-	if err != nil || r.User != who {
+	b, err := audit.Open(m.subject, m.data)
+	if err != nil {
 		return false
 	}
 	for _, old := range h.messages {
-		if o, err := ledger.DecodeRecord(old.subject, old.data, 24*time.Hour); err == nil && o.ID == r.ID {
+		if o, err := audit.Open(old.subject, old.data); err == nil && o.Sum == b.Sum {
 			return false
 		}
 	}
-	return true
+	return recordOf(m, who)
+}
+
+// recordOf tells whether a message is a block of our issuers that tells of a user, or a sign
+// of life: they record what is asked of them, refusals too.
+func recordOf(m kept, who ident.UserKey) bool {
+	b, err := audit.Open(m.subject, m.data)
+	return err == nil && ofOurs(b) && (len(b.Content) == 0 || slices.ContainsFunc(b.Content, func(r audit.Record) bool { return r.User == who || r.What == audit.Refuse }))
+}
+
+// ofOurs tells whether an issuer that runs wrote a block.
+func ofOurs(b audit.Block) bool {
+	return slices.ContainsFunc(shared.Up.Services, func(r *service.Running) bool { return r.User == b.Writer.String() })
 }
 
 func (o observer) quiet(ctx context.Context, t *testing.T) held {

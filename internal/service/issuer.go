@@ -13,13 +13,15 @@ import (
 
 	"github.com/herald-nats/herald/internal/endpoint"
 	"github.com/herald-nats/herald/internal/natsconn"
+	"github.com/herald-nats/herald/pkg/audit"
+	"github.com/herald-nats/herald/pkg/audit/spool"
+	"github.com/herald-nats/herald/pkg/audit/stream"
 	"github.com/herald-nats/herald/pkg/authn"
 	"github.com/herald-nats/herald/pkg/authn/oidc"
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/issuer"
 	"github.com/herald-nats/herald/pkg/keystore"
 	"github.com/herald-nats/herald/pkg/ledger"
-	"github.com/herald-nats/herald/pkg/ledger/jetstream"
 	"github.com/herald-nats/herald/pkg/platform"
 	"github.com/herald-nats/herald/pkg/provision"
 )
@@ -58,32 +60,36 @@ func (c *Config) startIssuer(ctx, run context.Context, r *Running, log *slog.Log
 	if err != nil {
 		return err
 	}
-	recorder := provision.NewRecorder(jetstream.NewRecords(nc, c.Region, self), log)
-	r.recorder = recorder
+	records, err := c.records(r, creds, self, stream.New(nc, c.Region, self), log)
+	if err != nil {
+		return err
+	}
 	logins := oidc.New(know.document().Providers, oidc.Options{Log: log})
 	r.logins = logins
 	svc := provision.New(provision.Config{
 		Region: c.Region, Self: self, SealKey: seal, RoleKeys: keys, MoreKeys: c.readKeys, Ledger: know.projection,
 		Home:    provision.NewHome(nc, know.projection, c.opener),
 		Methods: authn.Methods{logins},
-		Records: recorder, Guests: []ident.Label{guest}, Log: log, Now: time.Now, Spread: issuer.Spread,
+		Records: records, Guests: []ident.Label{guest}, Log: log, Now: time.Now, Spread: issuer.Spread,
 	})
 	r.issuing = svc
 	use := func(e ledger.Entry) {
 		if e.Key == ledger.PlatformKey() {
 			d := know.document() // which may be newer than e by now
 			logins.Use(d.Providers)
+			r.required.Store(d.AuditRequired)
 			svc.Use(d)
 		}
 	}
 	know.changed.Store(&use)
 	know.run(run, r)
-	r.work.Go(func() { recorder.Run(run) })
 	// Not complete is not ready, and not ready is not subscribed.
 	if err := know.complete(ctx); err != nil {
 		return err
 	}
 	logins.Use(know.document().Providers)
+	r.required.Store(know.document().AuditRequired)
+	r.work.Go(func() { records.Run(run) })
 	svc.Use(know.document())
 	stats := func() any { return r.Stats().shown() }
 	for _, door := range []struct {
@@ -101,6 +107,31 @@ func (c *Config) startIssuer(ctx, run context.Context, r *Running, log *slog.Log
 		r.servers = append(r.servers, s)
 	}
 	return nil
+}
+
+// records is who writes down what the service does. Where its folder cannot be written, what
+// waits does so in memory.
+func (c *Config) records(r *Running, creds natsconn.FileCredential, self ident.UserKey, store audit.Store, log *slog.Logger) (*audit.Writer, error) {
+	data, err := keystore.ReadSecret(creds.Path)
+	if err != nil {
+		return nil, err
+	}
+	own, err := natsconn.ParseCreds(data)
+	if err != nil {
+		return nil, err
+	}
+	config := audit.Config{
+		Region: c.Region, Writer: self, Signer: own.Key, JWT: creds.JWT, Store: store,
+		Required: r.required.Load, Log: log, Now: time.Now,
+	}
+	switch s, err := spool.Open(c.State, spool.Most); {
+	case err != nil:
+		log.Warn("records that cannot be stored wait in memory, and not on the disk", "error", err, "hint", "set state in provisioner.yaml to a folder that this service may write")
+	default:
+		config.Buffer, r.spool = s, s
+	}
+	r.records = audit.NewWriter(config)
+	return r.records, nil
 }
 
 // readKeys loads all role keys that are in the folder. Which of them are for what is the

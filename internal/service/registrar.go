@@ -13,6 +13,7 @@ import (
 
 	"github.com/herald-nats/herald/internal/endpoint"
 	"github.com/herald-nats/herald/internal/natsconn"
+	"github.com/herald-nats/herald/pkg/audit"
 	"github.com/herald-nats/herald/pkg/authn"
 	"github.com/herald-nats/herald/pkg/authn/oidc"
 	"github.com/herald-nats/herald/pkg/ident"
@@ -33,7 +34,7 @@ type keeper struct {
 	signing *keystore.Key
 	denials *registrar.Denials
 	records *registrar.Records
-	refresh chan ledger.Record // names that are to be kept for their holders
+	refresh chan audit.Record  // names that are to be kept for their holders
 	read    *nats.Conn         // in READERS
 	home    *registrar.Home    // nil elsewhere than in home
 	watcher *registrar.Watcher // of the servers
@@ -56,7 +57,7 @@ func (c *Config) startRegistrar(ctx, run context.Context, r *Running, log *slog.
 	if err != nil {
 		return err
 	}
-	k := &keeper{signing: signing, refresh: make(chan ledger.Record, 1024), rebased: make(chan struct{}, 1)}
+	k := &keeper{signing: signing, refresh: make(chan audit.Record, 1024), rebased: make(chan struct{}, 1)}
 	if err := c.keepLedger(ctx, run, r, k, log); err != nil {
 		return err
 	}
@@ -212,7 +213,7 @@ func (k *keeper) listen(nc *nats.Conn, region ident.Region) error {
 }
 
 // issued sees whether a credential keeps a name for longer.
-func (k *keeper) issued(rec ledger.Record) {
+func (k *keeper) issued(rec audit.Record) {
 	if rec.Name.IsZero() {
 		return
 	}

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -22,6 +23,8 @@ import (
 	"github.com/herald-nats/herald/internal/endpoint"
 	"github.com/herald-nats/herald/internal/natsconn"
 	"github.com/herald-nats/herald/internal/wait"
+	"github.com/herald-nats/herald/pkg/audit"
+	"github.com/herald-nats/herald/pkg/audit/spool"
 	"github.com/herald-nats/herald/pkg/authn/oidc"
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/ledger"
@@ -132,10 +135,12 @@ type Running struct {
 	servers  []*endpoint.Server
 	conns    []*nats.Conn
 	knows    *knowledge
-	keeper   *keeper             // of a registrar
-	recorder *provision.Recorder // of an issuer
-	issuing  *provision.Service  // likewise
-	logins   *oidc.Method        // of who verifies tokens
+	keeper   *keeper            // of a registrar
+	records  *audit.Writer      // of an issuer
+	spool    *spool.Spool       // of its records; nil: there is none
+	required atomic.Bool        // its records are
+	issuing  *provision.Service // likewise
+	logins   *oidc.Method       // of who verifies tokens
 	cancel   context.CancelFunc
 	work     sync.WaitGroup
 }
@@ -241,6 +246,9 @@ func (r *Running) close(ctx context.Context) {
 	}
 	if r.knows != nil {
 		r.knows.close()
+	}
+	if r.spool != nil {
+		_ = r.spool.Close() // each block in it was synced
 	}
 	for _, s := range r.servers {
 		_ = s.Drain(ctx) // the start failed, and its error is the one that is told

@@ -3,6 +3,7 @@ package service
 import (
 	"time"
 
+	"github.com/herald-nats/herald/pkg/audit"
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/ledger"
 	"github.com/herald-nats/herald/pkg/registrar"
@@ -39,8 +40,7 @@ type Stats struct {
 
 // IssuerStats are what only an issuer has.
 type IssuerStats struct {
-	Waiting int    // records that wait to be written
-	Dropped uint64 // records that were given up
+	Records audit.Stats // of what is written down
 }
 
 // RegistrarStats are what only a registrar has.
@@ -60,9 +60,8 @@ type RegistrarStats struct {
 func (r *Running) Stats() Stats {
 	s := r.knows.stats()
 	s.Service, s.Region = r.Service, r.Region
-	if r.recorder != nil {
-		waiting, dropped := r.recorder.Waiting()
-		s.Issuer = &IssuerStats{Waiting: waiting, Dropped: dropped}
+	if r.records != nil {
+		s.Issuer = &IssuerStats{Records: r.records.Stats()}
 	}
 	if r.issuing != nil {
 		s.CallersRefused = r.issuing.Disbelieved()
@@ -110,7 +109,7 @@ func (s Stats) shown() map[string]any {
 		"age": ages, "follower": s.Ledger, "copy_failing": s.CopyFailing,
 	}
 	if s.Issuer != nil {
-		all["records_waiting"], all["records_dropped"] = s.Issuer.Waiting, s.Issuer.Dropped
+		all["audit"] = s.Issuer.Records
 	}
 	if s.Registrar != nil {
 		all["denials_unstored"], all["holdings"] = s.Registrar.Unstored, s.Registrar.Holdings

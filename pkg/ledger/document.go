@@ -25,6 +25,8 @@ type Document struct {
 	Policy      policy.Policy
 	Names       NameRules
 	Providers   []oidc.Provider // whose tokens show who asks
+	// AuditRequired: what grants something is recorded first, or not granted.
+	AuditRequired bool
 
 	index func() *policy.Index
 }
@@ -43,7 +45,10 @@ type documentBody struct {
 	Policy    policy.Policy   `json:"policy"`
 	Names     NameRules       `json:"names"`
 	Providers []oidc.Provider `json:"providers,omitempty"`
+	Audit     string          `json:"audit,omitempty"` // auditRequired, or nothing
 }
+
+const auditRequired = "required"
 
 // SignDocument is Document.Sign, for one without providers.
 func SignDocument(s KeySigner, public *trust.Platform, p policy.Policy, names NameRules, now time.Time) (string, error) {
@@ -61,7 +66,11 @@ func (d *Document) Sign(s KeySigner, now time.Time) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	body, err := json.Marshal(documentBody{Public: token, Policy: d.Policy, Names: d.Names, Providers: d.Providers})
+	b := documentBody{Public: token, Policy: d.Policy, Names: d.Names, Providers: d.Providers}
+	if d.AuditRequired {
+		b.Audit = auditRequired
+	}
+	body, err := json.Marshal(b)
 	if err != nil {
 		return "", fmt.Errorf("encoding the platform document: %w", err)
 	}
@@ -134,12 +143,16 @@ func openDocument(op *trust.Operator, e trust.Entry) (*Document, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Document{PublicToken: b.Public, Policy: b.Policy, Names: b.Names, Providers: b.Providers}
+	d := &Document{PublicToken: b.Public, Policy: b.Policy, Names: b.Names, Providers: b.Providers, AuditRequired: b.Audit == auditRequired}
 	if d.Public, err = op.OpenPlatform(b.Public); err != nil {
 		return nil, fmt.Errorf("its public part: %w", err)
 	}
 	if d.Public.Version.Rank() != e.Version || e.Denies {
 		return nil, fmt.Errorf("version %d around a public part of version %s: %w", e.Version, d.Public.Version, trust.ErrUntrusted)
+	}
+	// Who does not know what is asked of it does not issue as if nothing were.
+	if b.Audit != "" && b.Audit != auditRequired {
+		return nil, fmt.Errorf("its rule for records is %.20q, which is not known", b.Audit)
 	}
 	// A name that gains less than a step is not kept for longer: with a step beyond the
 	// lapse it would lapse in its holder's hands.

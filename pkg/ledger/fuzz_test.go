@@ -7,7 +7,6 @@ import (
 	"errors"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/nats-io/nkeys"
 
@@ -17,7 +16,6 @@ import (
 	"github.com/herald-nats/herald/pkg/ledger"
 	"github.com/herald-nats/herald/pkg/ledger/ledgertest"
 	"github.com/herald-nats/herald/pkg/trust"
-	"github.com/herald-nats/herald/pkg/wire"
 )
 
 // entries are good ones of every kind; the same in every process that fuzzes.
@@ -167,42 +165,5 @@ func FuzzParseKey(f *testing.F) {
 		}
 		// It can be signed for, and is a subject without wildcards.
 		p.Token(t, p.Signing[0], trust.Entry{Subject: s, Version: 1, At: 1}, nil)
-	})
-}
-
-func FuzzDecodeRecord(f *testing.F) {
-	p := newPlatform(f)
-	user := must[ident.UserKey](f)(ident.ParseUserKey(p.Key(f, keystore.User, "0").Public()))
-	r := ledger.Record{
-		ID: "id", Request: "r", Identity: ident.OpenIdentity(user), User: user, Account: p.Account(f, "CHAT"), Role: ledgertest.Label(f, "member"),
-		Name: name(f, "alice"), Issued: 1, Expires: 61, Region: must[ident.Region](f)(ident.ParseRegion("ams")), Issuer: user,
-	}
-	data := string(must[[]byte](f)(r.Encode()))
-	no := r
-	no.Refused, no.Account, no.Expires = wire.NoGrant, ident.AccountKey{}, 0
-	f.Add(subjectOf(no), string(must[[]byte](f)(no.Encode())))
-	for _, s := range []string{data, data[:len(data)/2], "{}", "null", "[]", `{"issued":9223372036854775807}`, strings.Replace(data, "61", "1e3", 1), strings.Replace(data, "61", "99999999999999999999", 1)} {
-		f.Add(subjectOf(r), s)
-		f.Add("", s)
-	}
-	f.Fuzz(func(t *testing.T, subject, data string) {
-		r, err := ledger.DecodeRecord(subject, data, time.Hour)
-		if err != nil {
-			if !errors.Is(err, ledger.ErrDamaged) || r != (ledger.Record{}) {
-				t.Fatalf("%+v %v", r, err)
-			}
-			return
-		}
-		if subject != subjectOf(r) || r.Refused == "" && (r.Expires <= r.Issued || r.Expires-r.Issued > 3600) || r.Refused != "" && (r.Expires != 0 || !r.Account.IsZero()) || r.Identity.IsZero() || r.User.IsZero() {
-			t.Fatalf("believed: %+v", r)
-		}
-		again, err := r.Encode()
-		if err != nil {
-			t.Fatalf("what was read cannot be written: %v", err)
-		}
-		if got, err := ledger.DecodeRecord(subject, string(again), time.Hour); err != nil || got != r {
-			t.Fatalf("%+v became %+v: %v", r, got, err)
-		}
-		ledger.NewHoldings().Add(r, now())
 	})
 }

@@ -38,6 +38,14 @@ type ended struct {
 	holding  holding
 }
 
+// Credential is what a record tells of one that was issued.
+type Credential struct {
+	Identity        ident.Identity
+	Account         ident.AccountKey
+	User            ident.UserKey
+	Issued, Expires int64 // seconds since 1970
+}
+
 // Held is one user that an identity holds.
 type Held struct {
 	Account ident.AccountKey
@@ -46,8 +54,8 @@ type Held struct {
 	Expires int64 // seconds: when its last credential ends
 }
 
-// Add takes note of a record. Records may come in any order and again.
-func (h *Holdings) Add(r Record, now time.Time) {
+// Add takes note of a credential. They may come in any order and again.
+func (h *Holdings) Add(r Credential, now time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.sweep(now)

@@ -80,21 +80,11 @@ type DenialStore interface {
 	Append(ctx context.Context, key Key, token string) error
 }
 
-// RecordStore holds records of what was issued in one region.
-//
-// Durability: when Append returns nil a quorum of the region has the record on disk.
-// Order: as appended by one caller. A record that is appended again within two
-// minutes, as its ID tells, is there once.
-type RecordStore interface {
-	// Append writes a record. ErrUnavailable, after which it may have been written.
-	Append(ctx context.Context, r Record) error
-}
-
-// Stored is an entry or a record as a Source has it.
+// Stored is an entry, or a block of records, as a Source has it.
 type Stored struct {
-	// Subject is the key that it is stored under; for a record, its region and issuer.
+	// Subject is the key that it is stored under; for a block, its region and writer.
 	Subject string
-	// Data is the entry's token, or the record as JSON.
+	// Data is the entry's token, or the block; see pkg/audit.
 	Data string
 	// Seq is its position in the source, from 1.
 	Seq uint64

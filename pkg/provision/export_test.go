@@ -10,11 +10,8 @@ import (
 
 // What tests in other packages' names look at.
 const (
-	RecordWait  = recordWait
-	RecordAgain = recordAgain
-	MaxWaiting  = maxWaiting
-	HomeWait    = homeWait
-	ClaimTries  = claimTries
+	HomeWait   = homeWait
+	ClaimTries = claimTries
 )
 
 // NewHomeVia asks home by a function instead of over a connection.

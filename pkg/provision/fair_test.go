@@ -167,38 +167,6 @@ func TestSessionBoundsTheFirst(t *testing.T) {
 	}
 }
 
-// TestRefusalsOfMany: one identity that asks for whatever comes to its mind leaves the others
-// their records.
-func TestRefusalsOfMany(t *testing.T) {
-	b, _ := newBench(t)
-	user := newUser(t)
-	first, secret := b.accessKey(nil)
-	for i := range 100 {
-		r, reply := b.request(user, func(r *wire.Request) {
-			r.Identity, r.Nonce = wire.Proof{Type: wire.ProofKey, KeyID: first}, must(wire.NewNonce(strings.NewReader(fmt.Sprintf("%016d", i))))
-			r.Name, r.Role = must(ident.ParseName(fmt.Sprintf("n%d", i))), label(fmt.Sprintf("r%d", i))
-		})
-		r.Header[wire.HeaderIdentity] = []string{must(wire.Prove(must(secret.Key()), r.Body))}
-		if _, werr := b.answered(r, reply); werr == nil || werr.Code != wire.NoGrant {
-			t.Fatal(werr)
-		}
-	}
-	if n := len(b.records.all); n != 8 {
-		t.Errorf("%d records of one", n)
-	}
-	other, secret := b.accessKey(nil)
-	if _, werr := b.asKey(user, other, secret, nonceOf(1)); werr == nil || werr.Code != wire.NoGrant {
-		t.Fatal(werr)
-	}
-	if n := len(b.records.all); n != 9 || b.records.all[8].Identity != ident.KeyIdentity(other) {
-		t.Errorf("%d records, the last of %+v", n, b.records.all[n-1])
-	}
-	// Why is in the log: who it was, and what was asked for.
-	if !strings.Contains(b.log.String(), "key:"+other.String()) || !strings.Contains(b.log.String(), "no_grant") {
-		t.Errorf("the log does not say who:\n%s", b.log)
-	}
-}
-
 // TestTold: who is told that a name is somebody else's is told what they can do.
 func TestTold(t *testing.T) {
 	name := must(ident.ParseName("alice"))

@@ -13,6 +13,7 @@ import (
 
 	"github.com/herald-nats/herald/internal/endpoint"
 	"github.com/herald-nats/herald/pkg/accesskey"
+	"github.com/herald-nats/herald/pkg/audit"
 	"github.com/herald-nats/herald/pkg/authn"
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/keystore"
@@ -207,51 +208,79 @@ func TestAccessKey(t *testing.T) {
 	}
 }
 
-// TestRefusalsAreRecorded: what policy refuses to a key or a login is recorded once an hour,
-// and nothing else is: whoever makes nkeys must not fill the records with them.
+// TestRefusalsAreRecorded: each refusal, with who it was as far as that is known, where from,
+// what was asked for, and why; at every door.
 func TestRefusalsAreRecorded(t *testing.T) {
 	b, _ := newBench(t)
 	alice := newUser(t)
 	id, secret := b.accessKey(nil) // policy has nothing for keys
-	ask := func(n int) {
+	last := func(n int) audit.Record {
 		t.Helper()
-		if _, werr := b.asKey(alice, id, secret, nonceOf(n)); werr == nil || werr.Code != wire.NoGrant {
-			t.Fatalf("%v", werr)
+		if len(b.records.refused) != n || len(b.records.all) != 0 {
+			t.Fatalf("%+v, want %d", b.records.refused, n)
 		}
+		rec := b.records.refused[n-1]
+		line(t, rec)
+		return rec
 	}
-	ask(1)
-	want := ledger.Record{
-		ID: "refused.r1", Request: "r1", Identity: ident.KeyIdentity(id), User: userKey(alice), Issued: b.now.Unix(),
-		Region: b.config.Region, Issuer: b.config.Self, By: authn.KeyRecord{Public: secret.Public()}.By(), Refused: wire.NoGrant,
+	if _, werr := b.asKey(alice, id, secret, nonceOf(1)); werr == nil || werr.Code != wire.NoGrant {
+		t.Fatalf("%v", werr)
 	}
-	if len(b.records.all) != 1 || b.records.all[0] != want {
-		t.Fatalf("%+v\nnot\n%+v", b.records.all, want)
+	got := last(1)
+	want := audit.Record{
+		What: audit.Refuse, At: b.now.UnixMilli(), Door: "issue", Request: got.Request, Identity: ident.KeyIdentity(id), User: userKey(alice), Host: got.Host,
+		By: authn.KeyRecord{Public: secret.Public()}.By(), Refused: wire.NoGrant, Why: got.Why,
 	}
-	data := must(want.Encode())
-	if got, err := ledger.DecodeRecord(want.Region.String()+"."+want.Issuer.String(), string(data), ledger.MaxLife); err != nil || got != want {
-		t.Errorf("%+v, %v", got, err)
+	if got != want || got.Request == "" || !strings.Contains(got.Why, "no_grant") {
+		t.Errorf("%+v\nnot\n%+v", got, want)
 	}
-	ask(2)
-	b.now = b.now.Add(time.Hour - time.Second)
-	ask(3)
-	if len(b.records.all) != 1 {
-		t.Errorf("recorded %d times within an hour", len(b.records.all))
-	}
-	b.now = b.now.Add(time.Second)
-	ask(4)
-	if len(b.records.all) != 2 {
-		t.Errorf("recorded %d times in an hour and a moment", len(b.records.all))
-	}
-	// Neither a proof that is not good nor who is known by an nkey alone.
+	// A proof that is not good shows nobody.
 	if _, werr := b.asKey(alice, id, must(accesskey.NewSecret(rand.Reader)), nonceOf(5)); werr == nil || werr.Code != wire.BadIdentity {
 		t.Errorf("another's secret: %v", werr)
+	}
+	if got = last(2); !got.Identity.IsZero() || got.User != userKey(alice) || got.Refused != wire.BadIdentity {
+		t.Errorf("%+v", got)
 	}
 	b.svc.Use(b.document(2, func(_ *trust.Platform, p *policy.Policy) { p.Offers[0].Kind = ident.KindInvite }))
 	if _, werr := b.issue(newUser(t), nil); werr == nil || werr.Code != wire.NoGrant {
 		t.Errorf("an open name: %v", werr)
 	}
-	if len(b.records.all) != 2 {
-		t.Errorf("recorded: %+v", b.records.all[2:])
+	if got = last(3); got.Identity.Kind() != ident.KindOpen || got.Name.String() != "alice" {
+		t.Errorf("%+v", got)
+	}
+	// Who is not believed has no name here.
+	if resp := b.svc.Renew(t.Context(), endpoint.Request{ID: "r9", Reply: "_R_.x"}); resp.Err == nil {
+		t.Error("renewed for nobody")
+	}
+	if got = last(4); got.Door != "renew" || got.Request != "r9" || !got.User.IsZero() {
+		t.Errorf("%+v", got)
+	}
+}
+
+// TestNotRecordedNotGranted: a credential that cannot be recorded is not handed out, at either
+// door; that is refused, and can be asked for again.
+func TestNotRecordedNotGranted(t *testing.T) {
+	b, _ := newBench(t)
+	alice := newUser(t)
+	a, werr := b.issue(alice, nil)
+	if werr != nil {
+		t.Fatal(werr)
+	}
+	b.records.fail = audit.ErrUnavailable
+	again, werr := b.issue(alice, nonce(1))
+	if werr == nil || werr.Code != wire.Unavailable || werr.RetryAfterMS == 0 || again.JWT != "" {
+		t.Errorf("issue: %v", werr)
+	}
+	again, werr = b.renew(a.JWT)
+	if werr == nil || werr.Code != wire.Unavailable || again.JWT != "" {
+		t.Errorf("renew: %v", werr)
+	}
+	if n := len(b.records.refused); n != 2 || len(b.records.all) != 1 {
+		t.Errorf("%d refusals are recorded", n)
+	}
+	b.records.fail = nil
+	if _, werr = b.renew(a.JWT); werr != nil {
+		t.Error(werr)
 	}
 }
 

@@ -1,6 +1,6 @@
 // Package provision is the issuing service: what is asked of auth.v1.info,
 // issue and renew goes one way through it, each step a package of its own
-// (wire, authn, policy, names, issuer). service.go decides and knows no
+// (wire, authn, policy, names, issuer, audit). service.go decides and knows no
 // connection; names.go asks home over NATS. What it knows of the platform it reads
 // from the ledger's projection in memory.
 package provision
@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/herald-nats/herald/internal/endpoint"
+	"github.com/herald-nats/herald/pkg/audit"
 	"github.com/herald-nats/herald/pkg/authn"
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/issuer"
@@ -56,7 +57,7 @@ type Config struct {
 	// Methods are ways to show who asks, beside those that need the ledger alone: open,
 	// access keys, invitations.
 	Methods authn.Methods
-	Records RecordTaker
+	Records Records
 	Guests  []ident.Label // accounts that may ask for issue
 	Log     *slog.Logger
 	Now     func() time.Time
@@ -79,7 +80,6 @@ type Service struct {
 	credentials                 *limit.Sources // by which renewals are asked for
 	renewals                    issuer.Renewals
 	limited                     limitedLog
-	refusals                    refusals
 	disbelieved                 atomic.Uint64
 	seed                        maphash.Seed // of what credentials are remembered by
 }
@@ -119,11 +119,6 @@ func (l *limitedLog) one(now time.Time) int {
 	n := l.count
 	l.count, l.last = 0, now
 	return n
-}
-
-// RecordTaker takes note of what was issued; see Recorder.
-type RecordTaker interface {
-	Record(ctx context.Context, r ledger.Record)
 }
 
 // New makes the service. Until Use it has no document, and refuses everything as
@@ -223,14 +218,19 @@ func (s *Service) admit(door string, by *limit.Sources, what string) func(endpoi
 			source = strconv.FormatUint(maphash.String(s.seed, source), 36)
 		}
 		werr := s.take(by, source, sentence)
+		asks := about{door: door}
+		if what == "host" {
+			asks.host = source
+		}
 		switch {
 		case werr == nil:
 			return endpoint.Response{}, true
 		case s.told.Take(source, s.Now()) > 0:
 			// To tell somebody ten thousand times a second is what keeps others waiting.
+			s.refused(r, asks, werr.Code, werr)
 			return endpoint.Response{Silent: true}, false
 		default:
-			return s.refuse(r, door, ident.SealKey{}, werr), false
+			return s.refuse(r, asks, ident.SealKey{}, werr), false
 		}
 	}
 }
@@ -257,7 +257,7 @@ func said(info []string, member string) string {
 func (s *Service) Info(_ context.Context, r endpoint.Request) endpoint.Response {
 	t := s.terms.Load()
 	if _, _, err := s.caller(t, r, slices.Concat(s.Guests, t.members)...); err != nil {
-		return s.refuse(r, "info", ident.SealKey{}, err)
+		return s.refuse(r, about{door: "info"}, ident.SealKey{}, err)
 	}
 	return s.answer(ident.SealKey{}, wire.Info{
 		Platform: t.document.PublicToken, Time: s.Now().UnixMilli(), Region: s.Region, Issuer: s.Self.String(),
@@ -268,18 +268,20 @@ func (s *Service) Info(_ context.Context, r endpoint.Request) endpoint.Response 
 func (s *Service) Issue(ctx context.Context, r endpoint.Request) endpoint.Response {
 	began, t := s.Now(), s.terms.Load()
 	e, err := s.open(t, r)
-	req := e.Request
+	req, asks := e.Request, asks("issue", e)
 	if err != nil {
-		return s.refuse(r, "issue", req.ReplyKey, err)
+		return s.refuse(r, asks, req.ReplyKey, err)
 	}
-	who, i, err := s.issue(ctx, t, r, e)
+	var i issued
+	if asks.who, i, err = s.issue(ctx, t, r, e); err == nil {
+		err = s.record(ctx, r, audit.Issue, asks, t, i)
+	}
 	if err != nil {
-		return s.refuse(r, "issue", req.ReplyKey, err, append(asked(req), shows(who)...)...)
+		return s.refuse(r, asks, req.ReplyKey, err)
 	}
 	s.Log.Info("issued", "request", r.ID, "user", req.UserKey.String(), "identity", i.grant.Identity.String(),
 		"name", i.grant.Name.String(), "account", i.grant.Account.String(), "role", i.grant.Role.String(),
 		"expires", i.Expires.Unix(), "took", s.Now().Sub(began))
-	s.record(ctx, r, req.UserKey, i)
 	return s.answer(req.ReplyKey, s.credential(t, i))
 }
 
@@ -289,16 +291,6 @@ type issued struct {
 	grant   policy.Grant
 	proven  time.Time
 	renewAt time.Time
-}
-
-// record takes note of a credential before it is handed out: what nobody knows of
-// cannot be revoked by whose it is.
-func (s *Service) record(ctx context.Context, r endpoint.Request, user ident.UserKey, i issued) {
-	g := i.grant
-	s.Records.Record(ctx, ledger.Record{
-		ID: i.ID, Request: r.ID, Identity: g.Identity, User: user, Account: i.Account, Role: g.Role, Name: g.Name,
-		Issued: i.Issued.Unix(), Expires: i.Expires.Unix(), Region: s.Region, Issuer: s.Self, Met: g.Met, By: g.By, Proven: i.proven.Unix(),
-	})
 }
 
 // open reads the request: its plain body is what was signed. What it gives beside an error
@@ -334,36 +326,6 @@ func (s *Service) open(t *terms, r endpoint.Request) (authn.Evidence, error) {
 	return asked, nil
 }
 
-// asked is what a request asks for, for the log.
-func asked(r wire.Request) []any {
-	attrs := []any{"user", r.UserKey.String(), "name", r.Name.String(), "type", r.Identity.Type}
-	if !r.Account.IsZero() || !r.Role.IsZero() {
-		attrs = append(attrs, "asked", r.Account.String()+"/"+r.Role.String())
-	}
-	return attrs
-}
-
-// shows is what a proof showed, for the log of what was refused after that: policy decided by
-// it. Of groups it has the first.
-func shows(w authn.Who) []any {
-	if w.Identity.IsZero() {
-		return nil
-	}
-	attrs := []any{"identity", w.Identity.String()}
-	if !w.Name.IsZero() {
-		attrs = append(attrs, "called", w.Name.String())
-	}
-	if len(w.Groups) > 0 {
-		const most, long = 16, 64
-		groups := make([]string, 0, most)
-		for _, g := range w.Groups[:min(len(w.Groups), most)] {
-			groups = append(groups, g[:min(len(g), long)])
-		}
-		attrs = append(attrs, "groups", groups, "of", len(w.Groups))
-	}
-	return attrs
-}
-
 func (s *Service) issue(ctx context.Context, t *terms, r endpoint.Request, e authn.Evidence) (who authn.Who, _ issued, err error) {
 	req := e.Request
 	e.Now = s.Now()
@@ -390,7 +352,6 @@ func (s *Service) issue(ctx context.Context, t *terms, r endpoint.Request, e aut
 	wish := policy.Wish{Account: req.Account, Role: req.Role, Name: req.Name, TTL: req.TTL}
 	grant, werr := t.grants.Decide(policy.Asker{Who: who}, wish, e.Now)
 	if werr != nil {
-		s.recordRefusal(ctx, r, who, req, werr.Code, e.Now)
 		return who, issued{}, werr
 	}
 	account, _ := t.document.Public.Account(grant.Account)
@@ -438,20 +399,23 @@ func (s *Service) Renew(ctx context.Context, r endpoint.Request) endpoint.Respon
 	t := s.terms.Load()
 	u, info, err := s.caller(t, r, t.members...)
 	if err != nil {
-		return s.refuse(r, "renew", ident.SealKey{}, err)
+		return s.refuse(r, about{door: "renew"}, ident.SealKey{}, err)
 	}
+	asks := renews(u, info.Host)
 	if info.Host != "" && !s.isDue(u) {
 		if werr := s.take(s.members, limit.Host(info.Host), "from where you are"); werr != nil {
-			return s.refuse(r, "renew", ident.SealKey{}, werr)
+			return s.refuse(r, asks, ident.SealKey{}, werr)
 		}
 	}
 	i, err := s.renew(ctx, t, u, authn.Host(info.Host), r.Body)
+	if err == nil {
+		err = s.record(ctx, r, audit.Renew, asks, t, i)
+	}
 	if err != nil {
-		return s.refuse(r, "renew", ident.SealKey{}, err, "user", u.Key.String(), "name", u.Name.String(), "identity", u.Identity.String())
+		return s.refuse(r, asks, ident.SealKey{}, err)
 	}
 	s.Log.Info("renewed", "request", r.ID, "user", u.Key.String(), "identity", u.Identity.String(), "name", u.Name.String(),
 		"account", i.grant.Account.String(), "role", i.grant.Role.String(), "expires", i.Expires.Unix())
-	s.record(ctx, r, u.Key, i)
 	return s.answer(ident.SealKey{}, s.credential(t, i))
 }
 
@@ -555,8 +519,8 @@ func (s *Service) answer(to ident.SealKey, v any) endpoint.Response {
 	return endpoint.Response{Body: sealed, SealedBy: s.SealKey.Public()}
 }
 
-// refuse logs why and tells the caller what it may know.
-func (s *Service) refuse(r endpoint.Request, door string, to ident.SealKey, err error, attrs ...any) endpoint.Response {
+// refuse logs and records why, and tells the caller what it may know.
+func (s *Service) refuse(r endpoint.Request, a about, to ident.SealKey, err error) endpoint.Response {
 	var werr *wire.Error
 	if !errors.As(err, &werr) {
 		// An error of ours, such as a role key that is not here: the log says it.
@@ -564,16 +528,17 @@ func (s *Service) refuse(r endpoint.Request, door string, to ident.SealKey, err 
 	}
 	told := *werr
 	told.RequestID = r.ID
+	s.refused(r, a, told.Code, err)
+	attrs := append([]any{"request", r.ID, "door", a.door, "code", string(told.Code), "error", err}, a.attrs()...)
+	limited := 0
 	if told.Code == wire.RateLimited {
-		n := s.limited.one(s.Now())
-		if n == 0 {
-			resp := s.answer(to, &told)
-			resp.Err = &told
-			return resp
+		if limited = s.limited.one(s.Now()); limited > 0 {
+			attrs = append(attrs, "limited", limited)
 		}
-		attrs = append(attrs, "limited", n)
 	}
-	s.Log.Info("refused", append([]any{"request", r.ID, "door", door, "code", string(told.Code), "error", err}, attrs...)...)
+	if told.Code != wire.RateLimited || limited > 0 {
+		s.Log.Info("refused", attrs...)
+	}
 	resp := s.answer(to, &told)
 	resp.Err = &told
 	return resp

@@ -1,6 +1,7 @@
 package provision_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -15,6 +16,8 @@ import (
 
 	"github.com/herald-nats/herald/internal/endpoint"
 	"github.com/herald-nats/herald/internal/natsconn"
+	"github.com/herald-nats/herald/pkg/audit"
+	"github.com/herald-nats/herald/pkg/audit/audittest"
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/keystore"
 	"github.com/herald-nats/herald/pkg/ledger"
@@ -78,18 +81,45 @@ func (l *ledgerNames) Claim(ctx context.Context, g policy.Grant, _ wire.Claim) e
 
 // taken are the records that a service wrote.
 type taken struct {
-	mu   sync.Mutex
-	all  []ledger.Record
-	hold chan struct{} // if any, no record is taken before it is closed
+	mu      sync.Mutex
+	all     []audit.Record // of credentials
+	refused []audit.Record
+	hold    chan struct{} // if any, no record is taken before it is closed
+	fail    error         // what records of credentials get
 }
 
-func (r *taken) Record(_ context.Context, rec ledger.Record) {
+func (r *taken) Append(_ context.Context, rec audit.Record) error {
 	if r.hold != nil {
 		<-r.hold
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.all = append(r.all, rec)
+	if r.fail == nil {
+		r.all = append(r.all, rec)
+	}
+	return r.fail
+}
+
+func (r *taken) Note(rec audit.Record) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.refused = append(r.refused, rec)
+}
+
+// line gives a record as it is stored.
+func line(t *testing.T, rec audit.Record) []byte {
+	t.Helper()
+	w := audittest.NewScribe(t)
+	data := w.Block(t, rec).Data
+	b, err := audit.Open(w.Under(), string(data))
+	if err != nil || len(b.Content) != 1 {
+		t.Fatalf("%+v is not read again: %v", rec, err)
+	}
+	got := b.Content[0]
+	if got.Region, got.Issuer = rec.Region, rec.Issuer; got != rec {
+		t.Fatalf("%+v became %+v", rec, got)
+	}
+	return bytes.Split(data, []byte("\n"))[1]
 }
 
 func label(s string) ident.Label { return must(ident.ParseLabel(s)) }

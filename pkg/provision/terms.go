@@ -20,6 +20,7 @@ type terms struct {
 	session  time.Duration // how long credentials are renewed without another proof
 	issuer   *issuer.Issuer
 	members  []ident.Label // accounts that may ask for renew
+	reasons  []string      // how records name each offer
 }
 
 // Use puts a platform document in force, which the caller verified. One that is older
@@ -35,7 +36,8 @@ func (s *Service) Use(d *ledger.Document) {
 	}
 	t := &terms{document: d, grants: d.Grants(), session: d.Policy.LongestSession()}
 	var keys []issuer.RoleKey
-	for _, o := range d.Policy.Offers {
+	for line, o := range d.Policy.Offers {
+		t.reasons = append(t.reasons, reason(line, o.To()))
 		a, _ := d.Public.Account(o.Account)
 		if !slices.Contains(t.members, a.Name) {
 			t.members = append(t.members, a.Name)

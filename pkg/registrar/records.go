@@ -11,6 +11,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/herald-nats/herald/internal/wait"
+	"github.com/herald-nats/herald/pkg/audit"
 	"github.com/herald-nats/herald/pkg/ledger"
 )
 
@@ -26,7 +27,7 @@ type RecordSource interface {
 type Records struct {
 	Holdings *ledger.Holdings
 	// Issued is told of each record of a credential that is alive; may be nil.
-	Issued func(ledger.Record)
+	Issued func(audit.Record)
 	Log    *slog.Logger
 	Now    func() time.Time
 
@@ -140,23 +141,31 @@ func (r *Records) rest(ctx context.Context, wake <-chan struct{}, region string,
 func (r *Records) Refused() uint64 { return r.refused.Load() }
 
 func (r *Records) take(s ledger.Stored) {
-	rec, err := ledger.DecodeRecord(s.Subject, s.Data, ledger.MaxLife)
+	b, err := audit.Open(s.Subject, s.Data)
 	if err != nil {
-		r.refused.Add(1)
-		if r.limit.Allow() {
-			r.Log.Warn("a record is not believed", "seq", s.Seq, "error", err)
-		}
+		r.refuse(s.Seq, err)
 		return
 	}
 	now := r.Now()
-	if rec.Refused != "" {
-		return // nobody has anything by it
+	for _, rec := range b.Content {
+		switch {
+		case !rec.Granted(): // nobody has anything by it
+		case rec.Life() > ledger.MaxLife:
+			r.refuse(s.Seq, fmt.Errorf("a credential that lives %s: %w", rec.Life(), audit.ErrDamaged))
+		case rec.Expires <= now.Unix() || rec.Issued > now.Add(ledger.MaxAhead).Unix():
+		default:
+			r.Holdings.Add(ledger.Credential{Identity: rec.Identity, Account: rec.Account, User: rec.User, Issued: rec.Issued, Expires: rec.Expires}, now)
+			if r.Issued != nil {
+				r.Issued(rec)
+			}
+		}
 	}
-	if rec.Expires <= now.Unix() || rec.Issued > now.Add(ledger.MaxAhead).Unix() {
-		return
-	}
-	r.Holdings.Add(rec, now)
-	if r.Issued != nil {
-		r.Issued(rec)
+}
+
+// refuse counts what is not believed.
+func (r *Records) refuse(seq uint64, err error) {
+	r.refused.Add(1)
+	if r.limit.Allow() {
+		r.Log.Warn("a record is not believed", "seq", seq, "error", err)
 	}
 }

@@ -10,6 +10,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/herald-nats/herald/pkg/audit"
+	"github.com/herald-nats/herald/pkg/audit/audittest"
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/ledger"
 	"github.com/herald-nats/herald/pkg/ledger/memory"
@@ -20,12 +22,19 @@ import (
 // records is a region's records, which fail and are lost as a test says.
 type records struct {
 	mu     sync.Mutex
-	all    *memory.Records
+	all    *memory.Blocks
 	fail   error
+	scribe *audittest.Scribe
 	extra  []ledger.Stored // what nobody's Append would write
 	stale  int             // so many answers come from a replica that has nothing
 	asked  int             // how often it was read
 	before []time.Time
+}
+
+func newRecords(t *testing.T) *records {
+	t.Helper()
+	w := audittest.NewScribe(t)
+	return &records{all: &memory.Blocks{Under: w.Under()}, scribe: w}
 }
 
 func (r *records) locked(f func()) {
@@ -98,7 +107,7 @@ func follow(t *testing.T, src *records) *followed {
 	f := &followed{src: src, log: new(logged)}
 	f.Records = &registrar.Records{
 		Holdings: ledger.NewHoldings(), Log: f.log.logger(), Now: time.Now,
-		Issued: func(r ledger.Record) {
+		Issued: func(r audit.Record) {
 			f.mu.Lock()
 			defer f.mu.Unlock()
 			f.issued = append(f.issued, r.ID)
@@ -119,20 +128,19 @@ func (f *followed) seen() int {
 }
 
 // recordOf is of a credential that was issued now to one of 200 users.
-func recordOf(i int, life time.Duration) ledger.Record {
+func recordOf(i int, life time.Duration) audit.Record {
 	u := userOf(byte(i % 200))
-	return ledger.Record{
-		ID: fmt.Sprintf("id%d", i), Request: "r", Identity: ident.OpenIdentity(u), User: u, Account: accountOf(1),
+	return audit.Record{
+		What: audit.Issue, At: time.Now().UnixMilli(), ID: fmt.Sprintf("id%d", i), Request: "r", Identity: ident.OpenIdentity(u), User: u, Account: accountOf(1),
 		Role: must(ident.ParseLabel("member")), Issued: time.Now().Unix(), Expires: time.Now().Add(life).Unix(),
-		Region: must(ident.ParseRegion("ams")), Issuer: userOf(250),
 	}
 }
 
-func (r *records) add(t *testing.T, recs ...ledger.Record) {
+func (r *records) add(t *testing.T, recs ...audit.Record) {
 	t.Helper()
 	for _, rec := range recs {
 		r.locked(func() {
-			if err := r.all.Append(context.Background(), rec); err != nil {
+			if err := r.all.Append(context.Background(), r.scribe.Block(t, rec)); err != nil {
 				t.Fatal(err)
 			}
 		})
@@ -141,12 +149,12 @@ func (r *records) add(t *testing.T, recs ...ledger.Record) {
 
 func TestRecordsFollow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		src := &records{all: new(memory.Records)}
+		src := newRecords(t)
 		for i := range 3000 {
 			src.add(t, recordOf(i, time.Hour))
 		}
 		refused := recordOf(7, time.Hour) // nobody has anything by it
-		refused.ID, refused.Refused, refused.Account, refused.Expires = "refused", wire.NoGrant, ident.AccountKey{}, 0
+		refused = audit.Record{What: audit.Refuse, At: refused.At, Identity: refused.Identity, User: refused.User, Refused: wire.NoGrant}
 		src.add(t, refused)
 		f := follow(t, src)
 		synctest.Wait()
@@ -194,26 +202,30 @@ func TestRecordsFollow(t *testing.T) {
 // TestRecordsThatAreNotBelieved: they are passed over, and what follows is taken.
 func TestRecordsThatAreNotBelieved(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		src := &records{all: new(memory.Records)}
-		encode := func(r ledger.Record) string { return string(must(r.Encode())) }
+		src := newRecords(t)
+		sealed := func(r ...audit.Record) string { return string(src.scribe.Block(t, r...).Data) }
 		good := recordOf(1, time.Hour)
-		from := good.Region.String() + "." + good.Issuer.String()
+		from, other := src.scribe.Under(), audittest.NewScribe(t)
 		long, over, early := recordOf(2, longest+time.Second), recordOf(3, time.Hour), recordOf(4, time.Hour)
 		over.Issued, over.Expires = over.Issued-7200, over.Issued-3600
 		early.Issued = time.Now().Add(ledger.MaxAhead + time.Minute).Unix()
 		early.Expires = early.Issued + 60
+		foreign := *other
+		foreign.User, foreign.Region = src.scribe.User, src.scribe.Region // whose signature it has not
 		for i, e := range []ledger.Stored{
 			{Subject: from, Data: "{"},
 			{Subject: from, Data: ""},
 			{Subject: from, Data: `{"id":"x"}`},
-			{Subject: from, Data: strings.Repeat(" ", ledger.MaxRecord) + encode(recordOf(5, time.Hour))},
-			{Subject: "sfo." + good.Issuer.String(), Data: encode(good)},
-			{Subject: "ams." + userOf(9).String(), Data: encode(good)},
-			{Subject: "", Data: encode(good)},
-			{Subject: from, Data: encode(long)},
-			{Subject: from, Data: encode(over)},
-			{Subject: from, Data: encode(early)},
-			{Subject: from, Data: encode(good)},
+			{Subject: from, Data: strings.Repeat(" ", audit.MaxBlock) + sealed(recordOf(5, time.Hour))},
+			{Subject: "sfo." + src.scribe.User.String(), Data: sealed(good)},
+			{Subject: other.Under(), Data: sealed(good)},
+			{Subject: "", Data: sealed(good)},
+			{Subject: from, Data: string(foreign.Block(t, good).Data)},
+			{Subject: from, Data: strings.Replace(sealed(good), good.ID, "other", 1)},
+			{Subject: from, Data: sealed(over)},
+			{Subject: from, Data: sealed(early)},
+			// What else the block has is taken.
+			{Subject: from, Data: sealed(long, good)},
 		} {
 			e.Seq = uint64(i + 1) //nolint:gosec // small
 			src.extra = append(src.extra, e)
@@ -223,7 +235,7 @@ func TestRecordsThatAreNotBelieved(t *testing.T) {
 		if len(f.issued) != 1 || f.issued[0] != good.ID || f.Holdings.Len() != 1 {
 			t.Errorf("believed: %v, %d identities", f.issued, f.Holdings.Len())
 		}
-		if n := strings.Count(f.log.String(), "a record is not believed"); n != 8 {
+		if n := strings.Count(f.log.String(), "a record is not believed"); n != 10 {
 			t.Errorf("%d lines in the log:\n%s", n, f.log)
 		}
 	})
@@ -232,7 +244,8 @@ func TestRecordsThatAreNotBelieved(t *testing.T) {
 // TestRecordsFail: what cannot be read now is read later, without a storm of questions.
 func TestRecordsFail(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		src := &records{all: new(memory.Records), fail: fmt.Errorf("%w: no answer", ledger.ErrUnavailable)}
+		src := newRecords(t)
+		src.fail = fmt.Errorf("%w: no answer", ledger.ErrUnavailable)
 		src.add(t, recordOf(1, 4*time.Hour))
 		f := follow(t, src)
 		time.Sleep(time.Minute)
@@ -266,7 +279,7 @@ func TestRecordsFail(t *testing.T) {
 // is known of holdings stays. A replica that is a moment behind is not such a stream.
 func TestRecordsAreLost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		src := &records{all: new(memory.Records)}
+		src := newRecords(t)
 		for i := range 5 {
 			src.add(t, recordOf(i, 4*time.Hour))
 		}
@@ -277,7 +290,7 @@ func TestRecordsAreLost(t *testing.T) {
 		if f.seen() != 5 || len(src.starts()) != 1 {
 			t.Errorf("after a replica that was behind %d records were taken", f.seen())
 		}
-		src.locked(func() { src.all = new(memory.Records) })
+		src.locked(func() { src.all = &memory.Blocks{Under: src.scribe.Under()} })
 		src.add(t, recordOf(100, 4*time.Hour))
 		time.Sleep(10 * registrar.RecordsEvery)
 		if f.seen() != 6 || f.Holdings.Len() != 6 || len(src.starts()) != 2 {
@@ -299,7 +312,7 @@ func TestRecordsAreLost(t *testing.T) {
 // again later, and not without a pause.
 func TestRecordsThatDoNotAdvance(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		src := &stuck{records: &records{all: new(memory.Records)}}
+		src := &stuck{records: newRecords(t)}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		f := &registrar.Records{Holdings: ledger.NewHoldings(), Log: new(logged).logger(), Now: time.Now}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/herald-nats/herald/internal/apply"
 	"github.com/herald-nats/herald/internal/cli"
+	"github.com/herald-nats/herald/pkg/audit"
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/ledger"
 	"github.com/herald-nats/herald/pkg/ledger/jetstream"
@@ -85,28 +86,31 @@ func (r *reader) denials(ctx context.Context) (*ledger.Projection, error) {
 }
 
 // records gives the records of what a region issued since a moment to f.
-func (r *reader) records(ctx context.Context, of ident.Region, since time.Time, f func(ledger.Record)) error {
-	return r.requests(ctx, of, since, func(rec ledger.Record) {
-		if rec.Refused == "" {
+func (r *reader) records(ctx context.Context, of ident.Region, since time.Time, f func(audit.Record)) error {
+	return r.requests(ctx, of, since, func(rec audit.Record) {
+		if rec.Granted() {
 			f(rec)
 		}
 	})
 }
 
-// requests is records with what policy refused besides.
-func (r *reader) requests(ctx context.Context, of ident.Region, since time.Time, f func(ledger.Record)) error {
+// requests gives everything that services recorded in a region since a moment to f. What is
+// of a block whose signature does not hold is noted, and passed over.
+func (r *reader) requests(ctx context.Context, of ident.Region, since time.Time, f func(audit.Record)) error {
 	source := jetstream.RecordsSource(r.nc, of)
 	from, err := source.Before(ctx, since)
 	if err != nil {
 		return noLedger(ctx, fmt.Errorf("reading the records of %s: %w", of, err))
 	}
 	return r.all(ctx, "reading the records of "+of.String(), source, from, func(s ledger.Stored) {
-		rec, err := ledger.DecodeRecord(s.Subject, s.Data, ledger.MaxLife)
+		b, err := audit.Open(s.Subject, s.Data)
 		if err != nil {
 			r.refused = append(r.refused, fmt.Sprintf("%.80q", s.Subject))
 			return
 		}
-		f(rec)
+		for _, rec := range b.Content {
+			f(rec)
+		}
 	})
 }
 

@@ -19,6 +19,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/herald-nats/herald/internal/cli"
+	"github.com/herald-nats/herald/pkg/audit"
 	"github.com/herald-nats/herald/pkg/client"
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/inspect"
@@ -972,7 +973,7 @@ type usedKey struct {
 func lastUsed(ctx context.Context, r *reader, p *platform.Platform, id ident.Identity) (*usedKey, error) {
 	var last *usedKey
 	for _, region := range p.Document.Regions {
-		err := r.records(ctx, region.Name, time.Now().Add(-ledger.MaxLife), func(rec ledger.Record) {
+		err := r.records(ctx, region.Name, time.Now().Add(-ledger.MaxLife), func(rec audit.Record) {
 			if rec.Identity == id && (last == nil || rec.Issued > last.Issued) {
 				last = &usedKey{rec.Issued, rec.Region.String(), rec.Name.String()}
 			}

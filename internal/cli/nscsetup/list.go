@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/herald-nats/herald/internal/cli"
+	"github.com/herald-nats/herald/pkg/audit"
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/inspect"
 	"github.com/herald-nats/herald/pkg/ledger"
@@ -573,13 +574,13 @@ func issuedUsers(ctx context.Context, g *globals, p *platform.Platform, o listOp
 		account ident.AccountKey
 		user    ident.UserKey
 	}
-	last := map[holder]ledger.Record{}
+	last := map[holder]audit.Record{}
 	var behind []string
 	for _, region := range p.Document.Regions {
 		if !only.IsZero() && region.Name != only {
 			continue
 		}
-		if err := r.records(ctx, region.Name, since, func(rec ledger.Record) {
+		if err := r.records(ctx, region.Name, since, func(rec audit.Record) {
 			h := holder{rec.Account, rec.User}
 			if have, ok := last[h]; rec.Expires > now.Unix() && (!ok || rec.Expires > have.Expires) {
 				last[h] = rec
@@ -610,7 +611,7 @@ func issuedUsers(ctx context.Context, g *globals, p *platform.Platform, o listOp
 	return list, r.verdict()
 }
 
-func issuedRow(rec ledger.Record, account string, denials *ledger.Projection) listedUser {
+func issuedRow(rec audit.Record, account string, denials *ledger.Projection) listedUser {
 	l := listedUser{
 		Role: account + "/" + rec.Role.String(), Name: rec.Name.String(), Key: rec.User.String(), Identity: rec.Identity.String(),
 		Region: rec.Region.String(), Issued: rfc(rec.Issued), Expires: rfc(rec.Expires), State: "issued", expires: rec.Expires,

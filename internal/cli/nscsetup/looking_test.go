@@ -14,6 +14,9 @@ import (
 	"github.com/herald-nats/herald/internal/cli"
 	"github.com/herald-nats/herald/internal/natsconn"
 	"github.com/herald-nats/herald/internal/uptest"
+	"github.com/herald-nats/herald/pkg/audit"
+	"github.com/herald-nats/herald/pkg/audit/audittest"
+	"github.com/herald-nats/herald/pkg/audit/stream"
 	"github.com/herald-nats/herald/pkg/authn"
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/keystore"
@@ -279,7 +282,8 @@ func (d decides) records(user ident.UserKey) {
 	issuer := parse(t, ident.ParseUserKey, minted.Key.Public())
 	// The connection has to be that user's: its own subject is in the records.
 	nc := d.as(minted)
-	store := jetstream.NewRecords(nc, d.region, issuer)
+	store, scribe := stream.New(nc, d.region, issuer), audittest.ScribeOf(t, minted.Key)
+	scribe.Region = d.region
 	revoked, suspended, ended := userKey(t), userKey(t), userKey(t)
 	for i, rec := range []struct {
 		user            ident.UserKey
@@ -291,11 +295,12 @@ func (d decides) records(user ident.UserKey) {
 		{suspended, -time.Hour, time.Hour},
 		{ended, -2 * time.Hour, -time.Hour},
 	} {
-		d.must(store.Append(t.Context(), ledger.Record{
+		d.must(store.Append(t.Context(), scribe.Block(t, audit.Record{
+			What: audit.Issue, At: d.now.Add(rec.issued).UnixMilli(),
 			ID: trust.ID("record", string(rune('a'+i))), Request: "r", Identity: ident.OpenIdentity(rec.user), User: rec.user, Account: chat.Key,
 			Role: parse(t, ident.ParseLabel, "member"), Name: parse(t, ident.ParseName, "ann"), Issued: d.now.Add(rec.issued).Unix(),
-			Expires: d.now.Add(rec.expires).Unix(), Region: d.region, Issuer: issuer,
-		}))
+			Expires: d.now.Add(rec.expires).Unix(),
+		})))
 	}
 	key := ledger.RevocationKey(chat.Key, revoked)
 	e, err := ledger.Revoke(d.opener, d.signer, key, nil, d.now, ledger.Revocation{}, d.now)

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/herald-nats/herald/internal/cli"
+	"github.com/herald-nats/herald/pkg/audit"
 	"github.com/herald-nats/herald/pkg/authn"
 	"github.com/herald-nats/herald/pkg/authn/oidc"
 	"github.com/herald-nats/herald/pkg/ident"
@@ -167,8 +168,11 @@ func runReplay(ctx context.Context, g *globals, o replayOptions, path string) er
 	}
 	defer r.close()
 	out := replayed{File: path, Since: since.UTC().Format(time.RFC3339), Differ: []replayedRow{}}
-	holders, err := out.holders(ctx, r, p, only, since, func(rec ledger.Record) bool {
-		if o.since != "" || rec.Refused != "" {
+	holders, err := out.holders(ctx, r, p, only, since, func(rec audit.Record) bool {
+		switch {
+		case !rec.Granted():
+			return byPolicy(rec) && !rec.Time().Before(since)
+		case o.since != "":
 			return rec.Issued >= since.Unix()
 		}
 		return rec.Expires > now.Unix()
@@ -240,19 +244,19 @@ func (g *globals) changed(p *platform.Platform, path string) (terms, error) {
 // holders are who has what, each with the record of it that was issued last; its life is
 // the longest of all. What was revoked, or whose holder is suspended, is not renewed
 // whatever the grants say, and left out.
-func (out *replayed) holders(ctx context.Context, r *reader, p *platform.Platform, only ident.Region, since time.Time, counts func(ledger.Record) bool) (map[holding]ledger.Record, error) {
+func (out *replayed) holders(ctx context.Context, r *reader, p *platform.Platform, only ident.Region, since time.Time, counts func(audit.Record) bool) (map[holding]audit.Record, error) {
 	denials, err := r.denials(ctx)
 	if err != nil {
 		return nil, err
 	}
-	last := map[holding]ledger.Record{}
+	last := map[holding]audit.Record{}
 	var unread error
 	for _, region := range p.Document.Regions {
 		if !only.IsZero() && region.Name != only {
 			continue
 		}
-		err := r.requests(ctx, region.Name, since, func(rec ledger.Record) {
-			if !counts(rec) || denials.RevokedBefore(rec.Account, rec.User) >= rec.Issued {
+		err := r.requests(ctx, region.Name, since, func(rec audit.Record) {
+			if !counts(rec) || rec.Granted() && denials.RevokedBefore(rec.Account, rec.User) >= rec.Issued {
 				return
 			}
 			if _, suspended := denials.Denied(rec.Identity, rec.Account, rec.User); suspended {
@@ -261,7 +265,7 @@ func (out *replayed) holders(ctx context.Context, r *reader, p *platform.Platfor
 			h := holding{rec.Identity, rec.Account, rec.Role, rec.Name, rec.Asked, rec.Refused != ""}
 			have, ok := last[h]
 			life := max(rec.Expires-rec.Issued, have.Expires-have.Issued)
-			if !ok || rec.Issued >= have.Issued {
+			if !ok || rec.At >= have.At {
 				have = rec
 			}
 			have.Expires = have.Issued + life
@@ -281,6 +285,18 @@ func (out *replayed) holders(ctx context.Context, r *reader, p *platform.Platfor
 	return last, nil
 }
 
+// byPolicy tells whether a record is of what policy refused to a login or an access key, for
+// a new credential: what it may decide otherwise when it is changed.
+func byPolicy(rec audit.Record) bool {
+	switch rec.Refused {
+	case wire.NoGrant, wire.RoleNotGranted, wire.BadName:
+	default:
+		return false
+	}
+	kind := rec.Identity.Kind()
+	return rec.Door != "renew" && rec.Count == 0 && (kind == ident.KindKey || kind == ident.KindOIDC)
+}
+
 // proofs are the access keys and invitations that a region knows.
 func (r *reader) proofs(ctx context.Context) (*ledger.Projection, error) {
 	known := ledger.NewProjection(nil)
@@ -293,7 +309,7 @@ func (r *reader) proofs(ctx context.Context) (*ledger.Projection, error) {
 }
 
 // decide holds each against both terms. accounts are the names of those in force.
-func (out *replayed) decide(ctx context.Context, holders map[holding]ledger.Record, accounts map[ident.AccountKey]ident.Label, proofs *ledger.Projection, before, after terms, now time.Time) error {
+func (out *replayed) decide(ctx context.Context, holders map[holding]audit.Record, accounts map[ident.AccountKey]ident.Label, proofs *ledger.Projection, before, after terms, now time.Time) error {
 	was, is := newRenewals(before, proofs), newRenewals(after, proofs)
 	defer was.close()
 	defer is.close()
@@ -341,7 +357,7 @@ func (out *replayed) decide(ctx context.Context, holders map[holding]ledger.Reco
 }
 
 // again holds a request that was refused against both terms, as when it is asked again.
-func (out *replayed) again(ctx context.Context, was, is *renewals, rec ledger.Record, now time.Time) error {
+func (out *replayed) again(ctx context.Context, was, is *renewals, rec audit.Record, now time.Time) error {
 	a, met, err := was.asked(ctx, rec, now)
 	if err != nil {
 		return err
@@ -371,7 +387,7 @@ func (out *replayed) again(ctx context.Context, was, is *renewals, rec ledger.Re
 
 // asked is what somebody gets who asks again for what rec refused, and what the conditions
 // are on groups and claims that stand between.
-func (r *renewals) asked(ctx context.Context, rec ledger.Record, now time.Time) (replayedAnswer, []string, error) {
+func (r *renewals) asked(ctx context.Context, rec audit.Record, now time.Time) (replayedAnswer, []string, error) {
 	who := authn.Who{Identity: rec.Identity, Provider: rec.Identity.Provider()}
 	if id, ok := rec.Identity.KeyID(); ok {
 		k, _ := r.proofs.AccessKey(id)
@@ -440,7 +456,7 @@ func newRenewals(t terms, proofs *ledger.Projection) *renewals {
 func (r *renewals) close() { r.logins.Close() }
 
 // answer is what somebody gets who was issued rec.
-func (r *renewals) answer(ctx context.Context, rec ledger.Record, w policy.Wish, now time.Time) (replayedAnswer, error) {
+func (r *renewals) answer(ctx context.Context, rec audit.Record, w policy.Wish, now time.Time) (replayedAnswer, error) {
 	who, err := r.methods.Again(ctx, authn.Renewal{Identity: rec.Identity, User: rec.User, By: rec.By, Now: now})
 	var told *wire.Error
 	if errors.As(err, &told) {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/herald-nats/herald/internal/cli"
 	"github.com/herald-nats/herald/internal/oidctest"
+	"github.com/herald-nats/herald/pkg/audit"
 	"github.com/herald-nats/herald/pkg/authn"
 	"github.com/herald-nats/herald/pkg/authn/oidc"
 	"github.com/herald-nats/herald/pkg/ident"
@@ -28,14 +29,14 @@ type replays struct {
 	account ident.AccountKey
 	proofs  *ledger.Projection
 	now     time.Time
-	holders map[holding]ledger.Record
+	holders map[holding]audit.Record
 	login   string // by what logins are proved
 	given   string // the name that a proof gives
 }
 
 func (r replays) issued(identity, role, met string, life time.Duration) {
 	r.Helper()
-	rec := ledger.Record{
+	rec := audit.Record{
 		Identity: parse(r.T, ident.ParseIdentity, identity), User: userKey(r.T), Account: r.account, Role: labelOf(r.T, role),
 		Name: parse(r.T, ident.ParseName, "somebody"), Issued: r.now.Unix(), Expires: r.now.Add(life).Unix(), Met: met,
 		By: r.login,
@@ -51,7 +52,7 @@ func (r replays) issued(identity, role, met string, life time.Duration) {
 // refused is a request that policy refused; what is empty was not asked for.
 func (r replays) refused(identity, account, role, name string) {
 	r.Helper()
-	rec := ledger.Record{
+	rec := audit.Record{
 		Identity: parse(r.T, ident.ParseIdentity, identity), User: userKey(r.T), Issued: r.now.Unix(), Refused: wire.NoGrant,
 	}
 	for text, to := range map[*ident.Label]string{&rec.Asked: account, &rec.Role: role} {
@@ -88,7 +89,7 @@ func (r replays) held(before, after terms) (replayed, string) {
 
 func newReplays(t *testing.T) replays {
 	t.Helper()
-	return replays{T: t, account: accountKey(t), proofs: ledger.NewProjection(nil), now: time.Now().Truncate(time.Second), holders: map[holding]ledger.Record{}}
+	return replays{T: t, account: accountKey(t), proofs: ledger.NewProjection(nil), now: time.Now().Truncate(time.Second), holders: map[holding]audit.Record{}}
 }
 
 // login is by what a login is proved with a provider as it is.

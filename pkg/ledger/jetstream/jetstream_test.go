@@ -15,7 +15,11 @@ import (
 
 	"github.com/herald-nats/herald/internal/natsconn"
 	"github.com/herald-nats/herald/internal/uptest"
+	"github.com/herald-nats/herald/pkg/audit"
+	"github.com/herald-nats/herald/pkg/audit/audittest"
+	"github.com/herald-nats/herald/pkg/audit/stream"
 	"github.com/herald-nats/herald/pkg/ident"
+	"github.com/herald-nats/herald/pkg/keystore"
 	"github.com/herald-nats/herald/pkg/ledger"
 	"github.com/herald-nats/herald/pkg/ledger/jetstream"
 	"github.com/herald-nats/herald/pkg/ledger/ledgertest"
@@ -66,6 +70,16 @@ func ams(t testing.TB) ident.Region {
 // dial connects as a user of a role, with the rights that a service has and no more.
 func dial(t testing.TB, account, role string) (*nats.Conn, ident.UserKey) {
 	t.Helper()
+	nc, key := dialed(t, account, role)
+	self, err := ident.ParseUserKey(key.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return nc, self
+}
+
+func dialed(t testing.TB, account, role string) (*nats.Conn, *keystore.Key) {
+	t.Helper()
 	u, err := running.Up.Platform.Mint(account, role, time.Now(), 10*time.Minute)
 	if err != nil {
 		t.Fatal(err)
@@ -84,7 +98,14 @@ func dial(t testing.TB, account, role string) (*nats.Conn, ident.UserKey) {
 		t.Fatal(err)
 	}
 	t.Cleanup(nc.Close)
-	return nc, key
+	return nc, u.Key
+}
+
+// issuer connects as one that writes records.
+func issuer(t testing.TB) (*nats.Conn, *audittest.Scribe) {
+	t.Helper()
+	nc, key := dialed(t, platform.Auth, platform.RoleIssuer)
+	return nc, audittest.ScribeOf(t, key)
 }
 
 func reader(t testing.TB) *nats.Conn {
@@ -126,10 +147,10 @@ func TestConformance(t *testing.T) {
 			return jetstream.NewDenials(write, read, ams(t)), jetstream.DenialsSource(read, ams(t))
 		})
 	})
-	t.Run("records", func(t *testing.T) {
-		ledgertest.Records(t, func(t *testing.T) (ledger.RecordStore, ledger.Source, ident.UserKey) {
-			nc, self := dial(t, platform.Auth, platform.RoleIssuer)
-			return jetstream.NewRecords(nc, ams(t), self), jetstream.RecordsSource(reader(t), ams(t)), self
+	t.Run("blocks of records", func(t *testing.T) {
+		audittest.Store(t, func(t *testing.T) (audit.Store, ledger.Source, *audittest.Scribe) {
+			nc, w := issuer(t)
+			return stream.New(nc, ams(t), w.User), jetstream.RecordsSource(reader(t), ams(t)), w
 		})
 	})
 }
@@ -175,7 +196,7 @@ func TestSetupAgain(t *testing.T) {
 		}
 		for what, change := range map[string]func(*natsjs.StreamConfig){
 			"replicas": func(c *natsjs.StreamConfig) { c.Replicas = 1 },
-			"size":     func(c *natsjs.StreamConfig) { c.MaxMsgSize++ },
+			"size":     func(c *natsjs.StreamConfig) { c.MaxMsgSize = max(c.MaxMsgSize, 0) + 1 },
 			"placement": func(c *natsjs.StreamConfig) {
 				c.Placement = &natsjs.Placement{Cluster: "elsewhere"}
 			},
@@ -280,7 +301,7 @@ func TestDenialsAreLookedFor(t *testing.T) {
 }
 
 func TestClosedConnection(t *testing.T) {
-	nc, self := dial(t, platform.Ledger, platform.RoleHome)
+	nc, _ := dial(t, platform.Ledger, platform.RoleHome)
 	s, err := jetstream.NewDecisions(nc)
 	if err != nil {
 		t.Fatal(err)
@@ -302,7 +323,8 @@ func TestClosedConnection(t *testing.T) {
 	if _, err := src.Last(t.Context()); !errors.Is(err, ledger.ErrUnavailable) {
 		t.Errorf("Last: %v", err)
 	}
-	if err := jetstream.NewRecords(read, ams(t), self).Append(t.Context(), ledgertest.Record(t, self, time.Now(), time.Hour)); !errors.Is(err, ledger.ErrUnavailable) {
+	w := audittest.NewScribe(t)
+	if err := stream.New(read, ams(t), w.User).Append(t.Context(), w.Block(t)); !errors.Is(err, audit.ErrUnavailable) {
 		t.Errorf("Append: %v", err)
 	}
 }
@@ -341,7 +363,7 @@ func TestHints(t *testing.T) {
 
 // Reading from a moment on begins with the first record of that moment.
 func TestBefore(t *testing.T) {
-	nc, self := dial(t, platform.Auth, platform.RoleIssuer)
+	nc, w := issuer(t)
 	src := jetstream.RecordsSource(reader(t), ams(t))
 	put := func() uint64 {
 		t.Helper()
@@ -349,7 +371,7 @@ func TestBefore(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := jetstream.NewRecords(nc, ams(t), self).Append(t.Context(), ledgertest.Record(t, self, time.Now(), time.Hour)); err != nil {
+		if err := stream.New(nc, ams(t), w.User).Append(t.Context(), w.Block(t)); err != nil {
 			t.Fatal(err)
 		}
 		for {

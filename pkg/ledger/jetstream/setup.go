@@ -279,9 +279,11 @@ func denials(r ident.Region, others []ident.Region) jetstream.StreamConfig {
 func records(r ident.Region) jetstream.StreamConfig {
 	return jetstream.StreamConfig{
 		Name:        subject.RecordsStream(r),
-		Description: "records of what was issued in " + r.String(),
+		Description: "records of what services did in " + r.String(),
 		Subjects:    []string{subject.AuditPrefix(r) + "*"},
-		MaxMsgSize:  ledger.MaxRecord + 1<<10,
+		// Bounded by servers' max_payload alone, and by who reads: a stream that has this one as
+		// its source, as the denials do, must take messages as long as it does.
+		MaxMsgSize:  -1,
 		MaxAge:      recordsKept,
 		Replicas:    replicas,
 		Placement:   &jetstream.Placement{Cluster: r.String()},

@@ -121,18 +121,6 @@ func (d denials) Append(ctx context.Context, key ledger.Key, token string) error
 	return d.f.write(ctx, func(ctx context.Context) error { return d.s.Append(ctx, key, token) })
 }
 
-// Records is a store that fails.
-func (f *Faults) Records(s ledger.RecordStore) ledger.RecordStore { return recordStore{s, f} }
-
-type recordStore struct {
-	s ledger.RecordStore
-	f *Faults
-}
-
-func (s recordStore) Append(ctx context.Context, r ledger.Record) error {
-	return s.f.write(ctx, func(ctx context.Context) error { return s.s.Append(ctx, r) })
-}
-
 // Source is a source that fails: it gives no answer, puts what nobody signed beside
 // what is there, gives entries twice, in disorder or again, and its last position is
 // one of before. All that is there is given in the end.

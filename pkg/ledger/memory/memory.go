@@ -7,6 +7,7 @@ import (
 	"sort"
 	"sync"
 
+	"github.com/herald-nats/herald/pkg/audit"
 	"github.com/herald-nats/herald/pkg/ledger"
 )
 
@@ -14,10 +15,10 @@ import (
 var (
 	_ ledger.DecisionStore = (*Decisions)(nil)
 	_ ledger.DenialStore   = (*Denials)(nil)
-	_ ledger.RecordStore   = (*Records)(nil)
+	_ audit.Store          = (*Blocks)(nil)
 	_ ledger.Source        = (*Decisions)(nil)
 	_ ledger.Source        = (*Denials)(nil)
-	_ ledger.Source        = (*Records)(nil)
+	_ ledger.Source        = (*Blocks)(nil)
 )
 
 // Decisions implements ledger.DecisionStore, and ledger.Source of what is in it. The
@@ -67,32 +68,30 @@ func (d *Denials) Append(ctx context.Context, key ledger.Key, token string) erro
 	return nil
 }
 
-// Records implements ledger.RecordStore, and ledger.Source of what is in it. The zero
-// value is empty and ready. It keeps every record, and each ID once.
-type Records struct {
+// Blocks implements audit.Store for one writer, and ledger.Source of what is in it. It
+// keeps every block, and each ID once.
+type Blocks struct {
+	// Under is "<region>.<writer>".
+	Under string
 	sequence
 	ids map[string]bool
 }
 
-// Append implements ledger.RecordStore. ErrDamaged if the record is out of shape.
-func (r *Records) Append(ctx context.Context, rec ledger.Record) error {
-	data, err := rec.Encode()
-	if err != nil {
-		return err
-	}
+// Append implements audit.Store.
+func (b *Blocks) Append(ctx context.Context, block audit.Sealed) error {
 	if ctx.Err() != nil {
-		return ledger.ErrUnavailable
+		return audit.ErrUnavailable
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.ids[rec.ID] {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.ids[block.ID()] {
 		return nil
 	}
-	if r.ids == nil {
-		r.ids, r.keepAll = make(map[string]bool), true
+	if b.ids == nil {
+		b.ids, b.keepAll = make(map[string]bool), true
 	}
-	r.ids[rec.ID] = true
-	r.add(rec.Region.String()+"."+rec.Issuer.String(), string(data))
+	b.ids[block.ID()] = true
+	b.add(b.Under, string(block.Data))
 	return nil
 }
 

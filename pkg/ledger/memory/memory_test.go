@@ -3,7 +3,8 @@ package memory_test
 import (
 	"testing"
 
-	"github.com/herald-nats/herald/pkg/ident"
+	"github.com/herald-nats/herald/pkg/audit"
+	"github.com/herald-nats/herald/pkg/audit/audittest"
 	"github.com/herald-nats/herald/pkg/ledger"
 	"github.com/herald-nats/herald/pkg/ledger/ledgertest"
 	"github.com/herald-nats/herald/pkg/ledger/memory"
@@ -11,7 +12,7 @@ import (
 
 func TestConformance(t *testing.T) {
 	conform(t, func() *memory.Decisions { return new(memory.Decisions) },
-		func() *memory.Denials { return new(memory.Denials) }, func() *memory.Records { return new(memory.Records) })
+		func() *memory.Denials { return new(memory.Denials) }, func() *memory.Blocks { return new(memory.Blocks) })
 }
 
 // One store for all of a suite: what one test leaves must not disturb another.
@@ -19,13 +20,13 @@ func TestConformanceOfOne(t *testing.T) {
 	var (
 		decisions memory.Decisions
 		denials   memory.Denials
-		records   memory.Records
+		records   memory.Blocks
 	)
 	conform(t, func() *memory.Decisions { return &decisions },
-		func() *memory.Denials { return &denials }, func() *memory.Records { return &records })
+		func() *memory.Denials { return &denials }, func() *memory.Blocks { return &records })
 }
 
-func conform(t *testing.T, decisions func() *memory.Decisions, denials func() *memory.Denials, records func() *memory.Records) {
+func conform(t *testing.T, decisions func() *memory.Decisions, denials func() *memory.Denials, records func() *memory.Blocks) {
 	t.Run("decisions", func(t *testing.T) {
 		ledgertest.Decisions(t, func(*testing.T) ledger.DecisionStore { return decisions() })
 	})
@@ -35,10 +36,11 @@ func conform(t *testing.T, decisions func() *memory.Decisions, denials func() *m
 	t.Run("denials", func(t *testing.T) {
 		ledgertest.Denials(t, func(*testing.T) (ledger.DenialStore, ledger.Source) { s := denials(); return s, s })
 	})
-	t.Run("records", func(t *testing.T) {
-		ledgertest.Records(t, func(t *testing.T) (ledger.RecordStore, ledger.Source, ident.UserKey) {
-			s := records()
-			return s, s, ledgertest.User(t)
+	t.Run("blocks of records", func(t *testing.T) {
+		audittest.Store(t, func(t *testing.T) (audit.Store, ledger.Source, *audittest.Scribe) {
+			s, w := records(), audittest.NewScribe(t)
+			s.Under = w.Under()
+			return s, s, w
 		})
 	})
 }

@@ -403,6 +403,9 @@ func (c *Compiler) offer(g manifest.Grant) policy.Offer {
 // Providers are those whose tokens show who asks.
 func (c *Compiler) Providers() []oidc.Provider { return c.file.OIDC() }
 
+// AuditRequired tells whether what grants something is recorded first, or not granted.
+func (c *Compiler) AuditRequired() bool { return c.file.Credentials.Audit == manifest.AuditRequired }
+
 // Names are the rules for names.
 func (c *Compiler) Names() ledger.NameRules {
 	r := ledger.DefaultNameRules()

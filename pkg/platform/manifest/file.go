@@ -193,7 +193,14 @@ type Credentials struct {
 	// How many names one identity may have and choose another. Those that come with a grant,
 	// a login or an access key are not chosen. Default: 64.
 	Names *int64 `yaml:"names" least:"1" most:"100000"`
+	// Whether a credential is given where nobody can take note of it: required gives none,
+	// best_effort keeps the record on the issuer's disk until it can be stored, as far as there
+	// is room. Default: best_effort.
+	Audit string `yaml:"audit" enum:"required,best_effort"`
 }
+
+// AuditRequired is the value of credentials.audit by which nothing is given that is not recorded.
+const AuditRequired = "required"
 
 // Rate bounds requests.
 type Rate struct {

@@ -85,6 +85,7 @@ const (
 	partHost    = "limit per host"
 	partEach    = "limit per identity"
 	partChatIn  = "chat account"
+	partAudit   = "records required"
 )
 
 // parts takes a document apart. Putting together what it gives makes an equal one.
@@ -132,6 +133,9 @@ func parts(d *ledger.Document) []part {
 		put(partEach, d.Policy.PerIdentity)
 	}
 	put(partNames, d.Names)
+	if d.AuditRequired {
+		put(partAudit, true)
+	}
 	return out
 }
 
@@ -176,6 +180,8 @@ func together(all []part) (*ledger.Document, error) {
 			get(&d.Policy.PerIdentity)
 		case p.key == partSession:
 			get(&d.Policy.Session)
+		case p.key == partAudit:
+			get(&d.AuditRequired)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("putting the platform document together: %s: %w", p.key, err)
@@ -251,7 +257,7 @@ func Want(c *claims.Compiler, operator string) (Desired, error) {
 	if err != nil {
 		return Desired{}, err
 	}
-	d.Document = &ledger.Document{Public: public, Policy: pol, Names: c.Names(), Providers: c.Providers()}
+	d.Document = &ledger.Document{Public: public, Policy: pol, Names: c.Names(), Providers: c.Providers(), AuditRequired: c.AuditRequired()}
 	return d, nil
 }
 

@@ -1,0 +1,157 @@
+// Package audit is the platform's record of what its services did: every credential
+// that was issued or renewed, every refusal, every change. Records are gathered into
+// blocks; each block is signed by who wrote it and names the one before it by its hash,
+// so that a record that is missing, altered, moved or repeated shows to whoever verifies.
+//
+// Writer makes blocks and brings them to a Store, Open reads one, and Verifier holds all
+// of them together. What a block looks like is in docs/audit.md. This package connects to
+// nothing and reads no file; stream/ stores blocks in JetStream, spool/ keeps those that
+// wait on a disk.
+package audit
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/herald-nats/herald/pkg/ident"
+	"github.com/herald-nats/herald/pkg/wire"
+)
+
+var (
+	// ErrDamaged: what was read is no block, or no record, that belongs there.
+	ErrDamaged = errors.New("a record that is not believed")
+	// ErrUnavailable: it could not be stored now, or nobody knows whether it was.
+	ErrUnavailable = errors.New("records cannot be stored now")
+)
+
+// MaxRecord bounds a record as JSON, in bytes: the longest identity, each of its
+// characters escaped, has 1,600.
+const MaxRecord = 4 << 10
+
+// What is recorded.
+type What string
+
+// What a record tells of.
+const (
+	Issue  What = "issue"  // a credential was made for who showed who they are
+	Renew  What = "renew"  // a credential was made for who had one
+	Refuse What = "refuse" // nothing was made
+	Change What = "change" // an entry of the ledger was written
+)
+
+// Record tells one thing. It holds no secret and no token.
+type Record struct {
+	What     What           `json:"what"`
+	At       int64          `json:"at"`             // milliseconds since 1970
+	Door     string         `json:"door,omitempty"` // what was asked: issue, renew, …
+	Request  string         `json:"request,omitempty"`
+	Identity ident.Identity `json:"identity,omitzero"`
+	User     ident.UserKey  `json:"user,omitzero"`
+	Host     string         `json:"host,omitempty"` // where from, as the server saw it
+
+	// Of a credential.
+	ID      string           `json:"jti,omitempty"`
+	Account ident.AccountKey `json:"account,omitzero"`
+	Role    ident.Label      `json:"role,omitzero"` // of a refusal: that was asked for
+	Name    ident.Name       `json:"name,omitzero"` // likewise
+	Issued  int64            `json:"iat,omitempty"` // seconds since 1970
+	Expires int64            `json:"exp,omitempty"` // seconds since 1970
+	Proven  int64            `json:"proven,omitempty"`
+	Met     string           `json:"met,omitempty"` // what of policy the proof met; see policy.Offer.Sum
+	By      string           `json:"by,omitempty"`  // what it was proved by; see authn.Who.By
+
+	// Of a refusal.
+	Refused wire.Code   `json:"refused,omitempty"`
+	Asked   ident.Label `json:"asked,omitzero"` // the account's name
+	Given   ident.Name  `json:"given,omitzero"` // the name that the proof gives
+	// Count, where it is not 0, is how many refusals of this door and code this one record
+	// stands for: a flood is counted, and not written down one by one.
+	Count int `json:"count,omitempty"`
+
+	// Of a change: the ledger's key, and the version that it got.
+	Key     string `json:"key,omitempty"`
+	Version uint64 `json:"version,omitempty"`
+
+	// Why, in words: the grant that gave it, the reason of a refusal or a change.
+	Why string `json:"why,omitempty"`
+
+	// Region and Issuer are the block's, by whose signature the record is believed.
+	Region ident.Region  `json:"-"`
+	Issuer ident.UserKey `json:"-"`
+}
+
+const (
+	maxShort = 64
+	maxWhy   = 512
+	maxKey   = 512
+)
+
+func (r Record) check() error {
+	bad := func(what string) error { return fmt.Errorf("a record of %.20q %s: %w", r.What, what, ErrDamaged) }
+	if r.At <= 0 {
+		return bad("without a time")
+	}
+	for _, s := range []string{r.Door, r.Request, r.Host, r.ID, r.Met, r.By, string(r.Refused)} {
+		if len(s) > maxShort {
+			return bad("with something too long")
+		}
+	}
+	if len(r.Why) > maxWhy || len(r.Key) > maxKey || r.Count < 0 || r.Proven < 0 {
+		return bad("out of shape")
+	}
+	credential := r.ID != "" || r.Issued != 0 || r.Expires != 0 || !r.Account.IsZero() || r.Met != ""
+	refusal := r.Refused != "" || !r.Asked.IsZero() || !r.Given.IsZero() || r.Count != 0
+	change := r.Key != "" || r.Version != 0
+	switch r.What {
+	case Issue, Renew:
+		if r.ID == "" || r.Identity.IsZero() || r.User.IsZero() || r.Account.IsZero() || r.Role.IsZero() || r.Issued <= 0 || r.Expires <= r.Issued || refusal || change {
+			return bad("out of shape")
+		}
+	case Refuse:
+		if r.Refused.Number() == 0 || credential || change {
+			return bad("out of shape")
+		}
+	case Change:
+		if r.Key == "" || r.Version == 0 || credential || refusal {
+			return bad("out of shape")
+		}
+	default:
+		return bad("of no kind that is known")
+	}
+	return nil
+}
+
+// Time is when it happened.
+func (r Record) Time() time.Time { return time.UnixMilli(r.At) }
+
+// Granted tells whether the record is of a credential.
+func (r Record) Granted() bool { return r.What == Issue || r.What == Renew }
+
+// Life is how long the credential lives.
+func (r Record) Life() time.Duration { return time.Duration(r.Expires-r.Issued) * time.Second }
+
+// encode gives the record as a line.
+func (r Record) encode() ([]byte, error) {
+	if err := r.check(); err != nil {
+		return nil, err
+	}
+	data, err := json.Marshal(r)
+	if err != nil {
+		return nil, fmt.Errorf("encoding a record: %w", err)
+	}
+	return append(data, '\n'), nil
+}
+
+// Reason is text as it is kept in Record.Why: cut where it is too long.
+func Reason(s string) string {
+	if len(s) <= maxWhy {
+		return s
+	}
+	cut := maxWhy - len("…")
+	for cut > 0 && s[cut]&0xC0 == 0x80 { // within a character
+		cut--
+	}
+	return s[:cut] + "…"
+}
