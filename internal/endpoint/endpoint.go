@@ -10,6 +10,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"runtime"
 	"strconv"
 	"sync"
 	"time"
@@ -23,8 +24,12 @@ import (
 )
 
 const (
-	maxInFlight = 512             // requests at work on one connection
-	maxWork     = 4 * time.Second // for one request: clients have given up by then
+	// maxInFlight bounds the requests that were accepted on one connection and are not
+	// answered: what is accepted is to be answered within a tenth of a second.
+	maxInFlight = 256
+	maxWork     = 4 * time.Second // for a server to answer
+	// MaxWait bounds what a request waits for: clients have given up by then.
+	MaxWait = 4 * time.Second
 	// What waits to be looked at, of one endpoint. nats.go would keep half a million, behind
 	// which everybody waits for longer than they do.
 	maxWaiting      = 65_536
@@ -59,6 +64,9 @@ type Endpoint struct {
 	// refuses, with that answer, takes nobody's place. It must be quick: whoever sends as much
 	// as they can is kept from all others here. nil admits all.
 	Admit func(Request) (refusal Response, ok bool)
+	// Waits: the handler waits for others most of its time, and takes no turn at computing.
+	// Its context ends after MaxWait. Others call Park when they wait.
+	Waits bool
 }
 
 // Server answers endpoints on one connection until it is drained.
@@ -69,6 +77,43 @@ type Server struct {
 	cancel  context.CancelFunc
 	working sync.WaitGroup
 	slots   chan struct{}
+	// turns bounds the requests that compute. Where hundreds did at once, whoever reads from
+	// the connection would wait for all of them, and a refusal for as long as an answer.
+	turns chan struct{}
+}
+
+// work is the context of one request. It ends with the server, and not by itself: who waits
+// for somebody else bounds that, and most requests wait for nobody.
+type work struct {
+	context.Context
+	turns  chan struct{}
+	parked bool
+}
+
+type workKey struct{}
+
+// Value gives the work itself, to Park.
+func (w *work) Value(key any) any {
+	if key == (workKey{}) {
+		return w
+	}
+	return w.Context.Value(key)
+}
+
+// Park lets another request compute while this one waits for somebody else, which it must
+// not do for longer than MaxWait. It gives what is to be called when the waiting is over,
+// once. Of other contexts than a Handler's it changes nothing.
+func Park(ctx context.Context) (resume func()) {
+	w, ok := ctx.Value(workKey{}).(*work)
+	if !ok || w.parked {
+		return func() {}
+	}
+	w.parked = true
+	<-w.turns
+	return func() {
+		w.turns <- struct{}{}
+		w.parked = false
+	}
 }
 
 // Serve registers the endpoints as a micro service of that name, so that
@@ -127,7 +172,7 @@ func ServeQuiet(nc *nats.Conn, queue string, endpoints []Endpoint) (*Server, err
 
 func newServer(nc *nats.Conn) *Server {
 	ctx, cancel := context.WithCancel(context.Background())
-	return &Server{nc: nc, ctx: ctx, cancel: cancel, slots: make(chan struct{}, maxInFlight)}
+	return &Server{nc: nc, ctx: ctx, cancel: cancel, slots: make(chan struct{}, maxInFlight), turns: make(chan struct{}, 2*runtime.GOMAXPROCS(0))}
 }
 
 // ready ends the registration: once the server has seen the subscriptions the
@@ -191,9 +236,15 @@ func (s *Server) take(e Endpoint, r request) {
 	go func() {
 		defer s.working.Done()
 		defer func() { <-s.slots }()
-		ctx, cancel := context.WithTimeout(s.ctx, maxWork)
-		defer cancel()
-		s.respond(r, id, e.Handler(ctx, req))
+		if e.Waits {
+			ctx, cancel := context.WithTimeout(s.ctx, MaxWait)
+			defer cancel()
+			s.respond(r, id, e.Handler(ctx, req))
+			return
+		}
+		s.turns <- struct{}{}
+		defer func() { <-s.turns }()
+		s.respond(r, id, e.Handler(&work{Context: s.ctx, turns: s.turns}, req))
 	}()
 }
 

@@ -142,7 +142,7 @@ func (b *bench) answered(r endpoint.Request, reply *keystore.Key) (wire.Answer, 
 	if resp.Err != nil {
 		return wire.Answer{}, must(wire.DecodeError(body))
 	}
-	return must(wire.DecodeAnswer(body)), nil
+	return b.remembered(must(wire.DecodeAnswer(body))), nil
 }
 
 // TestAccessKey: what an access key gets, and that its renewals end with it.

@@ -343,7 +343,7 @@ func (s *Service) issue(ctx context.Context, t *terms, r endpoint.Request, e aut
 	case !first:
 		return who, issued{}, wire.Errorf(wire.Replayed, "make a new nonce for each request", "this request was seen before")
 	}
-	if who, err = s.methods.Identify(ctx, e); err != nil {
+	if who, err = s.identify(ctx, e); err != nil {
 		return who, issued{}, err
 	}
 	if werr := s.take(s.identities, who.Identity.String(), "of yours"); werr != nil {
@@ -363,6 +363,17 @@ func (s *Service) issue(ctx context.Context, t *terms, r endpoint.Request, e aut
 	}
 	i, err := s.mint(t, grant, account.Key, req.UserKey, e.Now)
 	return who, i, err
+}
+
+// identify is who shows that they are it. A provider's keys may have to be fetched first.
+func (s *Service) identify(ctx context.Context, e authn.Evidence) (authn.Who, error) {
+	if e.Request.Identity.Type == wire.ProofOIDC {
+		defer endpoint.Park(ctx)()
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, endpoint.MaxWait)
+		defer cancel()
+	}
+	return s.methods.Identify(ctx, e)
 }
 
 // denied refuses who is suspended: the identity, this user of it, or the account.
@@ -391,6 +402,11 @@ func (s *Service) mint(t *terms, g policy.Grant, account ident.AccountKey, user 
 	if err != nil {
 		return issued{}, err
 	}
+	// It is shown again when it is renewed.
+	t.users.Signed(c.JWT, trust.User{
+		Key: user, Name: g.Name, Account: g.Account, AccountKey: c.Account, Role: g.Role, Identity: g.Identity,
+		Proven: time.Unix(proven.Unix(), 0), Met: g.Met, By: g.By, IssuedAt: c.Issued, Expires: c.Expires, ID: c.ID,
+	})
 	return issued{c, g, proven, s.renewals.At(now, c.Expires.Sub(c.Issued), s.Spread)}, nil
 }
 
@@ -484,7 +500,7 @@ func (s *Service) caller(t *terms, r endpoint.Request, accounts ...ident.Label) 
 	info, err := wire.DecodeRequestInfo(r.Header[wire.HeaderInfo])
 	if err == nil {
 		var u trust.User
-		if u, err = t.document.Public.Caller(info, r.Reply, s.Now(), accounts...); err == nil {
+		if u, err = t.users.Caller(info, r.Reply, s.Now(), accounts...); err == nil {
 			return u, info, nil
 		}
 	}

@@ -229,7 +229,18 @@ func (b *bench) renew(token string) (wire.Answer, *wire.Error) {
 	if resp.Err != nil {
 		return wire.Answer{}, resp.Err
 	}
-	return must(wire.DecodeAnswer(resp.Body)), nil
+	return b.remembered(must(wire.DecodeAnswer(resp.Body))), nil
+}
+
+// remembered holds that the service knows what it has just signed as anybody would read it,
+// and gives the answer.
+func (b *bench) remembered(a wire.Answer) wire.Answer {
+	b.t.Helper()
+	known, read, err := b.svc.Remembered(a.JWT, b.now)
+	if err != nil || known != read {
+		b.t.Fatalf("remembered: %+v, read: %+v, %v", known, read, err)
+	}
+	return a
 }
 
 func must[T any](v T, err error) T {
@@ -318,7 +329,7 @@ func (b *bench) issue(key *keystore.Key, change func(*wire.Request)) (wire.Answe
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	return a, nil
+	return b.remembered(a), nil
 }
 
 func newUser(t *testing.T) *keystore.Key {

@@ -9,6 +9,7 @@ import (
 	"github.com/herald-nats/herald/pkg/keystore"
 	"github.com/herald-nats/herald/pkg/ledger"
 	"github.com/herald-nats/herald/pkg/policy"
+	"github.com/herald-nats/herald/pkg/trust"
 )
 
 // terms are what a service works by: one platform document and what follows from it.
@@ -17,6 +18,7 @@ import (
 type terms struct {
 	document *ledger.Document // nil: there is none yet
 	grants   *policy.Index
+	users    *trust.Users
 	session  time.Duration // how long credentials are renewed without another proof
 	issuer   *issuer.Issuer
 	members  []ident.Label // accounts that may ask for renew
@@ -34,7 +36,7 @@ func (s *Service) Use(d *ledger.Document) {
 	if old := s.terms.Load().document; old != nil && old.Public.Version.Rank() > d.Public.Version.Rank() {
 		return
 	}
-	t := &terms{document: d, grants: d.Grants(), session: d.Policy.LongestSession()}
+	t := &terms{document: d, grants: d.Grants(), users: trust.NewUsers(d.Public), session: d.Policy.LongestSession()}
 	var keys []issuer.RoleKey
 	for line, o := range d.Policy.Offers {
 		t.reasons = append(t.reasons, reason(line, o.To()))

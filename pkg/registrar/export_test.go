@@ -14,6 +14,7 @@ const (
 	MaxWait    = maxWait
 
 	RecordsEvery = recordsEvery
+	RecordsPause = recordsPause
 )
 
 // SetPatience changes how long a resolver waits without any answer.

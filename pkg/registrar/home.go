@@ -63,8 +63,8 @@ const Queue = "registrar"
 // Endpoints are what issuers ask of home.
 func (h *Home) Endpoints() []endpoint.Endpoint {
 	return []endpoint.Endpoint{
-		{Name: "claim", Subject: subject.HomeClaim, Handler: h.answer(h.claim)},
-		{Name: "redeem", Subject: subject.HomeRedeem, Handler: h.answer(h.redeem)},
+		{Name: "claim", Subject: subject.HomeClaim, Handler: h.answer(h.claim), Waits: true},
+		{Name: "redeem", Subject: subject.HomeRedeem, Handler: h.answer(h.redeem), Waits: true},
 	}
 }
 

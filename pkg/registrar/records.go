@@ -40,6 +40,13 @@ type Records struct {
 // recordsEvery is how often a region is asked for records that no news told of.
 const recordsEvery = 2 * time.Second
 
+// recordsPause is how soon it is asked again at most: on a busy region's stream there is
+// always news, and each question costs more than what it finds.
+const recordsPause = 20 * time.Millisecond
+
+// recordsBatch is how many blocks are asked for at a time.
+const recordsBatch = 512
+
 // suspicious is how many times in a row a stream must have less than before until
 // that is believed.
 const suspicious = 3
@@ -86,12 +93,16 @@ func (r *Records) Follow(ctx context.Context, region string, s RecordSource) {
 			found = true
 		}
 		from := at
-		records, err := s.Read(ctx, from, 1024)
+		read := r.Now()
+		records, err := s.Read(ctx, from, recordsBatch)
 		for _, rec := range records {
 			r.take(rec)
 			at = max(at, rec.Seq)
 		}
 		if at > from && err == nil {
+			if len(records) < recordsBatch && wait.For(ctx, recordsPause-r.Now().Sub(read)) != nil {
+				return
+			}
 			continue
 		}
 		if len(records) > 0 && err == nil {

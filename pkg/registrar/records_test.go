@@ -166,6 +166,7 @@ func TestRecordsFollow(t *testing.T) {
 		if want := time.Now().Add(-longest - ledger.MaxAhead); len(src.starts()) != 1 || !src.starts()[0].Equal(want) {
 			t.Errorf("read from %v, not %v", src.starts(), want)
 		}
+		time.Sleep(registrar.RecordsPause + time.Millisecond)
 		// News wakes at once; without news it is found a little later.
 		src.add(t, recordOf(3000, time.Hour))
 		f.News("ams")
@@ -173,13 +174,14 @@ func TestRecordsFollow(t *testing.T) {
 		if f.seen() != 3001 {
 			t.Error("news did not wake it")
 		}
+		time.Sleep(registrar.RecordsPause + time.Millisecond)
 		f.News("sfo") // of a region that nobody follows here
 		src.add(t, recordOf(3001, time.Hour))
 		time.Sleep(registrar.RecordsEvery - time.Millisecond)
 		if f.seen() != 3001 {
 			t.Error("it was read without news and before its time")
 		}
-		time.Sleep(2 * time.Millisecond)
+		time.Sleep(registrar.RecordsPause + 2*time.Millisecond)
 		if f.seen() != 3002 {
 			t.Error("what no news told of is not found")
 		}
@@ -299,6 +301,7 @@ func TestRecordsAreLost(t *testing.T) {
 		if n := strings.Count(f.log.String(), "ERROR"); n != 1 {
 			t.Errorf("%d errors in the log:\n%s", n, f.log)
 		}
+		time.Sleep(registrar.RecordsPause + time.Millisecond)
 		src.add(t, recordOf(101, time.Hour))
 		f.News("ams")
 		synctest.Wait()

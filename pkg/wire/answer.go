@@ -190,19 +190,35 @@ func DecodeRequestInfo(values []string) (RequestInfo, error) {
 		return RequestInfo{}, fmt.Errorf("a %s of %d bytes", HeaderInfo, len(values[0]))
 	}
 	// The server writes it and may add members in any release.
-	var v struct {
-		Account string `json:"acc"`
-		User    string `json:"user"`
-		JWT     string `json:"jwt"`
-		Kind    string `json:"kind"`
-		Service string `json:"svc"`
-		Host    string `json:"host"`
-	}
-	if err := json.Unmarshal([]byte(values[0]), &v); err != nil {
+	all, err := members([]byte(values[0]))
+	if err != nil {
 		return RequestInfo{}, fmt.Errorf("a %s that cannot be read: %w", HeaderInfo, err)
+	}
+	var v RequestInfo
+	for _, m := range all {
+		var to *string
+		switch m.name {
+		case "acc":
+			to = &v.Account
+		case "user":
+			to = &v.User
+		case "jwt":
+			to = &v.JWT
+		case "kind":
+			to = &v.Kind
+		case "svc":
+			to = &v.Service
+		case "host":
+			to = &v.Host
+		default:
+			continue
+		}
+		if err := decode(m.raw, to); err != nil {
+			return RequestInfo{}, fmt.Errorf("a %s that cannot be read: %w", HeaderInfo, err)
+		}
 	}
 	if len(v.Host) > MaxHost {
 		return RequestInfo{}, fmt.Errorf("a %s with a host of %d bytes", HeaderInfo, len(v.Host))
 	}
-	return RequestInfo(v), nil
+	return v, nil
 }

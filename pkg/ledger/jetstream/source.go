@@ -210,7 +210,10 @@ func (s *Source) batch(ctx context.Context, r request) ([]message, error) {
 	if err != nil {
 		return nil, fmt.Errorf("asking the ledger: %w", err)
 	}
-	sub, err := s.nc.SubscribeSync(s.nc.NewInbox())
+	// As long as the answer may be, and its end. What SubscribeSync makes is for 65,536 messages,
+	// which is half a megabyte for each time that somebody looks whether there is news.
+	answers := make(chan *nats.Msg, r.Batch+2)
+	sub, err := s.nc.ChanSubscribe(s.nc.NewInbox(), answers)
 	if err != nil {
 		return nil, unavailable(err)
 	}
@@ -219,17 +222,22 @@ func (s *Source) batch(ctx context.Context, r request) ([]message, error) {
 		return nil, unavailable(err)
 	}
 	var msgs []message
+	patience := time.NewTimer(answerWait)
+	defer patience.Stop()
 	for {
-		wctx, cancel := context.WithTimeout(ctx, answerWait)
-		m, err := sub.NextMsgWithContext(wctx)
-		cancel()
-		if err == nil {
+		select {
+		case <-ctx.Done():
+			err = context.Cause(ctx)
+		case <-patience.C:
+			err = nats.ErrTimeout
+		case m := <-answers:
 			var one message
 			if one, err = read(m); err == nil {
 				if n := len(msgs); n > 0 && one.prev != msgs[n-1].seq {
 					return msgs, nil
 				}
 				msgs = append(msgs, one)
+				patience.Reset(answerWait)
 				continue
 			}
 		}
