@@ -5,6 +5,7 @@ GO        ?= go
 GOTOOL    := $(GO) tool -modfile=tools/go.mod
 FUZZTIME  ?= 20s
 BENCHTIME ?= 1s
+SOAK      ?= 10m
 # More arguments for `go test` and for the demo.
 TESTFLAGS ?=
 DEMOFLAGS ?=
@@ -15,7 +16,7 @@ unexport NATS_CREDS
 unexport NATS_CONTEXT
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long test-nsc check build bench clean
+.PHONY: help demo test test-long test-nsc check build bench soak clean
 .NOTPARALLEL:
 
 help: ## list the targets
@@ -83,6 +84,9 @@ bench: ## all benchmarks, each for BENCHTIME (1s)
 	@pkgs=$$(grep -rlE --include='*_test.go' '^func Benchmark' . | while read -r file; do dirname "$$file"; done | sort -u); \
 	[ -n "$$pkgs" ] || { echo "make: no benchmark yet"; exit 0; }; \
 	set -x; $(GO) test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) -timeout 60m $$pkgs
+
+soak: ## requests in every way for SOAK (10m), while documents, keys and issuers change
+	HERALD_SOAK=$(SOAK) $(GO) test -run '^TestSoak$$' -count 1 -v -timeout 90m $(TESTFLAGS) ./internal/issuebench
 
 clean: ## remove what the other targets made
 	rm -rf bin

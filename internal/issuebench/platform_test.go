@@ -113,11 +113,17 @@ func newWorld(tb testing.TB, regions ...string) *world {
 		}
 	})
 	w.home = w.Up.Platform.File.Home
-	w.change(tb, func(file string) string {
+	if err := w.change(tb.Context(), func(file string) string {
 		return strings.Replace(strings.TrimRight(file, "\n"), "  longest: 12h\n", limits, 1) + more
-	})
+	}); err != nil {
+		tb.Fatal(err)
+	}
+	w.Public = must(client.LoadPlatform(platform.Dir(w.Dir).Public()))
 	for _, r := range w.Up.Platform.File.Regions {
-		registrar := w.start(tb, platform.Dir(w.Dir).Registrar(r.Name), partRegistrar)
+		registrar, err := w.start(tb.Context(), platform.Dir(w.Dir).Registrar(r.Name), partRegistrar)
+		if err != nil {
+			tb.Fatal(err)
+		}
 		w.later(func() { w.stop(tb, registrar) })
 	}
 	for range users {
@@ -141,44 +147,53 @@ func (w *world) close() {
 }
 
 // change edits the platform file and brings it into force.
-func (w *world) change(tb testing.TB, edit func(file string) string) {
-	tb.Helper()
-	ctx, cancel := context.WithTimeout(tb.Context(), time.Minute)
+func (w *world) change(ctx context.Context, edit func(file string) string) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	path := platform.Dir(w.Dir).File()
-	old := string(must(os.ReadFile(path)))
-	next := edit(old)
-	if next == old {
-		tb.Fatal("the platform file does not change")
+	old, err := os.ReadFile(path)
+	if err != nil {
+		return err
 	}
-	must(0, os.WriteFile(path, []byte(next), 0o600))
-	p := must(platform.Open(w.Dir))
+	next := edit(string(old))
+	if next == string(old) {
+		return errors.New("the platform file does not change")
+	}
+	if err := os.WriteFile(path, []byte(next), 0o600); err != nil {
+		return err
+	}
+	p, err := platform.Open(w.Dir)
+	if err != nil {
+		return err
+	}
 	t := &apply.Tool{Platform: p, Log: slog.New(slog.DiscardHandler), Now: time.Now}
-	if _, err := t.Apply(ctx, nil); err != nil {
-		tb.Fatal(err)
-	}
-	w.Public = must(client.LoadPlatform(p.Dir.Public()))
+	_, err = t.Apply(ctx, nil)
+	return err
 }
 
 // start runs a service from its folder, as the program does.
-func (w *world) start(tb testing.TB, dir, part string) (r *service.Running) {
-	tb.Helper()
-	ctx, cancel := context.WithTimeout(tb.Context(), time.Minute)
+func (w *world) start(ctx context.Context, dir, part string) (r *service.Running, err error) {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	c, err := service.Load(filepath.Join(dir, platform.ServiceFile))
 	if err != nil {
-		tb.Fatal(err)
+		return nil, err
 	}
 	as(ctx, part, func(ctx context.Context) { r, err = c.Start(ctx, w.log) })
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return r
+	return r, err
+}
+
+func (w *world) startIssuer(ctx context.Context) (*service.Running, error) {
+	return w.start(ctx, platform.Dir(w.Dir).Issuer(w.home), partIssuer)
 }
 
 func (w *world) issuer(tb testing.TB) *service.Running {
 	tb.Helper()
-	return w.start(tb, platform.Dir(w.Dir).Issuer(w.home), partIssuer)
+	r, err := w.startIssuer(tb.Context())
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return r
 }
 
 func (w *world) stop(tb testing.TB, r *service.Running) {
@@ -262,7 +277,7 @@ func (w *world) members(tb testing.TB, n int) []*nats.Conn {
 	tb.Helper()
 	guests := w.guests(tb, 1)
 	tokens := make([]string, n)
-	p := w.signed(tb, n, w.access.ID, w.secret, w.keys, nil)
+	p := w.signed(tb, n, w.access, nil)
 	var failed error
 	var mu sync.Mutex
 	r := closed(tb, guests, 16, time.Minute, func(i int) *nats.Msg { return p.at(i) }, func(i int, m *nats.Msg) {
@@ -307,30 +322,35 @@ func (p pool) at(n int) *nats.Msg {
 
 // signed makes requests by an access key, for one user after the other. names, if it is not
 // nil, gives the name that each asks for. Answers are not sealed.
-func (w *world) signed(tb testing.TB, n int, id ident.KeyID, secret *keystore.Key, keys []ident.UserKey, names func(i int) ident.Name) pool {
+func (w *world) signed(tb testing.TB, n int, access client.AccessKey, names func(i int) ident.Name) pool {
 	tb.Helper()
 	p := make(pool, n)
+	secret := must(access.Secret.Key())
 	const makers = 2
 	var work sync.WaitGroup
-	now := time.Now()
 	for maker := range makers {
 		work.Go(func() {
 			for i := maker; i < n; i += makers {
-				r := wire.Request{
-					UserKey: keys[i%len(keys)], Time: now, Nonce: must(wire.NewNonce(rand.Reader)),
-					Identity: wire.Proof{Type: wire.ProofKey, KeyID: id},
-				}
+				var name ident.Name
 				if names != nil {
-					r.Name = names(i)
+					name = names(i)
 				}
-				body := must(r.Encode())
-				p[i] = &nats.Msg{Subject: subject.Issue, Data: body, Header: nats.Header{
-					wire.HeaderProof:    {must(wire.Prove(w.users[i%len(keys)], body))},
-					wire.HeaderIdentity: {must(wire.Prove(secret, body))},
-				}}
+				p[i] = w.request(i, name, wire.Proof{Type: wire.ProofKey, KeyID: access.ID}, secret)
 			}
 		})
 	}
 	work.Wait()
 	return p
+}
+
+// request is one for the nth user, signed by it and by an access key, if there is one.
+func (w *world) request(n int, name ident.Name, proof wire.Proof, secret *keystore.Key) *nats.Msg {
+	n %= users
+	r := wire.Request{UserKey: w.keys[n], Time: time.Now(), Nonce: must(wire.NewNonce(rand.Reader)), Name: name, Identity: proof}
+	body := must(r.Encode())
+	m := &nats.Msg{Subject: subject.Issue, Data: body, Header: nats.Header{wire.HeaderProof: {must(wire.Prove(w.users[n], body))}}}
+	if secret != nil {
+		m.Header[wire.HeaderIdentity] = []string{must(wire.Prove(secret, body))}
+	}
+	return m
 }
