@@ -48,12 +48,15 @@ func (w *world) issueDoor(tb testing.TB) door {
 	}}
 }
 
-func (w *world) renewDoor(tb testing.TB) door {
+func (w *world) renewDoor(tb testing.TB) door { tb.Helper(); return w.renewDoorOf(tb, memberConns) }
+
+// renewDoorOf is that of so many users.
+func (w *world) renewDoorOf(tb testing.TB, n int) door {
 	tb.Helper()
 	issuer := w.issuer(tb)
 	defer w.stop(tb, issuer)
 	m := &nats.Msg{Subject: subject.Renew}
-	return door{w.members(tb, memberConns), func(int) func(i int) *nats.Msg { return func(int) *nats.Msg { return m } }}
+	return door{w.members(tb, n), func(int) func(i int) *nats.Msg { return func(int) *nats.Msg { return m } }}
 }
 
 func doors() map[string]func(*world, testing.TB) door {
@@ -240,6 +243,47 @@ func BenchmarkRenew(b *testing.B) {
 			bare:  func(tb testing.TB) *reference { return w.bareRenew(tb, s) },
 			usual: func(tb testing.TB) *reference { return w.usual(tb, subject.Renew) },
 		}, []string{bare, usual}), map[string]float64{bare: 0.6, usual: 5})
+	}
+}
+
+// BenchmarkFirstRenewals renews each of many credentials once, with an issuer that was just
+// started and has seen none of them: what it remembers of a credential helps nobody there.
+// There is no bound on it; BenchmarkRenew renews each several times.
+func BenchmarkFirstRenewals(b *testing.B) {
+	w := newWorld(b, "ams")
+	d := w.renewDoorOf(b, users)
+	issuer := w.issuer(b)
+	s := sizesOf(b, d.one(b))
+	w.stop(b, issuer)
+	m := &nats.Msg{Subject: subject.Renew}
+	once := func(reference func(testing.TB) *reference) result {
+		stop := w.answers(b, reference)
+		defer stop()
+		return closed(b, d.conns, inFlight, time.Minute, func(i int) *nats.Msg {
+			if i >= users {
+				return nil
+			}
+			return m
+		}, nil)
+	}
+	for b.Loop() {
+		var rates, ratios, byCPU figures
+		for round := range rounds {
+			var ours, theirs result
+			reference := func(tb testing.TB) *reference { return w.bareRenew(tb, s) }
+			if round%2 == 0 {
+				ours, theirs = once(nil), once(reference)
+			} else {
+				theirs, ours = once(reference), once(nil)
+			}
+			b.Logf("round %d, %s: %s", round+1, herald, ours)
+			b.Logf("round %d, %s: %s", round+1, bare, theirs)
+			rates, ratios = append(rates, ours.rate()), append(ratios, ours.rate()/theirs.rate())
+			byCPU = append(byCPU, theirs.each().Seconds()/ours.each().Seconds())
+		}
+		rates.report(b, "requests/s")
+		byCPU.report(b, "of-bare-by-processor-time")
+		ratios.report(b, "of-bare")
 	}
 }
 
