@@ -75,7 +75,9 @@ type Server struct {
 	stop    func() error
 	ctx     context.Context //nolint:containedctx // the life of the requests at work
 	cancel  context.CancelFunc
-	working sync.WaitGroup
+	working sync.WaitGroup // requests that were accepted
+	hands   sync.WaitGroup // who works on them
+	jobs    chan job
 	slots   chan struct{}
 	// turns bounds the requests that compute. Where hundreds did at once, whoever reads from
 	// the connection would wait for all of them, and a refusal for as long as an answer.
@@ -172,7 +174,7 @@ func ServeQuiet(nc *nats.Conn, queue string, endpoints []Endpoint) (*Server, err
 
 func newServer(nc *nats.Conn) *Server {
 	ctx, cancel := context.WithCancel(context.Background())
-	return &Server{nc: nc, ctx: ctx, cancel: cancel, slots: make(chan struct{}, maxInFlight), turns: make(chan struct{}, 2*runtime.GOMAXPROCS(0))}
+	return &Server{nc: nc, ctx: ctx, cancel: cancel, jobs: make(chan job), slots: make(chan struct{}, maxInFlight), turns: make(chan struct{}, 2*runtime.GOMAXPROCS(0))}
 }
 
 // ready ends the registration: once the server has seen the subscriptions the
@@ -233,19 +235,47 @@ func (s *Server) take(e Endpoint, r request) {
 		return
 	}
 	s.working.Add(1)
-	go func() {
-		defer s.working.Done()
-		defer func() { <-s.slots }()
-		if e.Waits {
-			ctx, cancel := context.WithTimeout(s.ctx, MaxWait)
-			defer cancel()
-			s.respond(r, id, e.Handler(ctx, req))
+	j := job{e, r, req}
+	select {
+	case s.jobs <- j:
+	default:
+		s.hands.Go(func() { s.hand(j) })
+	}
+}
+
+// job is one request that was accepted.
+type job struct {
+	endpoint Endpoint
+	from     request
+	request  Request
+}
+
+// hand works on one request after another until the server is drained. There are as many as
+// there were requests at once, maxInFlight at most: one that stays has its stack, which each
+// new one would have to grow first.
+func (s *Server) hand(j job) {
+	for {
+		s.work(j)
+		<-s.slots
+		s.working.Done()
+		select {
+		case j = <-s.jobs:
+		case <-s.ctx.Done():
 			return
 		}
-		s.turns <- struct{}{}
-		defer func() { <-s.turns }()
-		s.respond(r, id, e.Handler(&work{Context: s.ctx, turns: s.turns}, req))
-	}()
+	}
+}
+
+func (s *Server) work(j job) {
+	if j.endpoint.Waits {
+		ctx, cancel := context.WithTimeout(s.ctx, MaxWait)
+		defer cancel()
+		s.respond(j.from, j.request.ID, j.endpoint.Handler(ctx, j.request))
+		return
+	}
+	s.turns <- struct{}{}
+	defer func() { <-s.turns }()
+	s.respond(j.from, j.request.ID, j.endpoint.Handler(&work{Context: s.ctx, turns: s.turns}, j.request))
 }
 
 func (s *Server) respond(r request, id string, resp Response) {
@@ -273,6 +303,7 @@ func (s *Server) respond(r request, id string, resp Response) {
 // Drain stops taking requests, answers those that were taken, and returns when
 // the answers have reached the server, or with an error when ctx ends first.
 func (s *Server) Drain(ctx context.Context) error {
+	defer s.hands.Wait()
 	defer s.cancel()
 	if err := s.stop(); err != nil && !s.nc.IsClosed() {
 		return fmt.Errorf("stopping the service: %w", err)

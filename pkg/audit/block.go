@@ -182,13 +182,20 @@ func Open(subject, data string) (Block, error) {
 		return Block{}, fmt.Errorf("block %d of %s says that it has %d records: %w", b.N, b.Chain, b.Records, ErrDamaged)
 	}
 	b.Content = make([]Record, 0, b.Records)
+	lines := json.NewDecoder(strings.NewReader(rest))
+	lines.DisallowUnknownFields()
+	end = 0
 	for line := range strings.Lines(rest) {
 		var r Record
 		if len(line) > MaxRecord+1 {
 			return Block{}, fmt.Errorf("a record of %d bytes: %w", len(line), ErrDamaged)
 		}
-		if err := strictly([]byte(line), &r); err != nil {
-			return Block{}, err
+		if err := lines.Decode(&r); err != nil {
+			return Block{}, fmt.Errorf("a record that cannot be read: %w: %w", ErrDamaged, err)
+		}
+		// Each is one line: so it can be read by whatever reads lines.
+		if end += len(line); lines.InputOffset() != int64(end-1) {
+			return Block{}, fmt.Errorf("a record that is not one line: %w", ErrDamaged)
 		}
 		if err := r.check(); err != nil {
 			return Block{}, err

@@ -4,11 +4,10 @@ import (
 	"crypto/sha512"
 	"encoding/base32"
 	"encoding/base64"
-	"encoding/json"
 	"strconv"
 	"sync"
-	"unicode/utf8"
 
+	"github.com/herald-nats/herald/internal/jsontext"
 	"github.com/herald-nats/herald/pkg/keystore"
 	"github.com/herald-nats/herald/pkg/trust"
 )
@@ -26,56 +25,26 @@ type claims struct {
 // as much: the same fields, in the same order.
 func (c *claims) append(b []byte) []byte {
 	b = append(b, '{')
-	b = appendNumber(b, `"exp":`, c.expires)
-	b = appendText(b, `"jti":`, c.id)
-	b = appendNumber(b, `"iat":`, c.issued)
-	b = appendText(b, `"iss":`, c.issuer)
-	b = appendText(b, `"name":`, c.name)
-	b = appendText(b, `"sub":`, c.sub)
+	b = jsontext.AppendInt(b, `"exp":`, c.expires)
+	b = jsontext.AppendText(b, `"jti":`, c.id)
+	b = jsontext.AppendInt(b, `"iat":`, c.issued)
+	b = jsontext.AppendText(b, `"iss":`, c.issuer)
+	b = jsontext.AppendText(b, `"name":`, c.name)
+	b = jsontext.AppendText(b, `"sub":`, c.sub)
 	// Permissions are structs, and never left out.
 	b = append(b, `"nats":{"pub":{},"sub":{},`...)
-	b = appendText(b, `"issuer_account":`, c.account)
+	b = jsontext.AppendText(b, `"issuer_account":`, c.account)
 	if len(c.tags) > 0 {
 		b = append(b, `"tags":[`...)
 		for i, t := range c.tags {
 			if i > 0 {
 				b = append(b, ',')
 			}
-			b = appendQuoted(b, t)
+			b = jsontext.AppendQuoted(b, t)
 		}
 		b = append(b, `],`...)
 	}
 	return append(b, `"type":"user","version":2}}`...)
-}
-
-// appendNumber and appendText leave out what is empty, with its comma.
-func appendNumber(b []byte, key string, n int64) []byte {
-	if n == 0 {
-		return b
-	}
-	return append(strconv.AppendInt(append(b, key...), n, 10), ',')
-}
-
-func appendText(b []byte, key, s string) []byte {
-	if s == "" {
-		return b
-	}
-	return append(appendQuoted(append(b, key...), s), ',')
-}
-
-// appendQuoted writes a text as encoding/json does, which is asked where anything has to be
-// escaped.
-func appendQuoted(b []byte, s string) []byte {
-	for i := range len(s) {
-		if c := s[i]; c < ' ' || c >= utf8.RuneSelf || c == '"' || c == '\\' || c == '<' || c == '>' || c == '&' {
-			quoted, err := json.Marshal(s)
-			if err != nil {
-				return append(b, `""`...) // a text is always JSON
-			}
-			return append(b, quoted...)
-		}
-	}
-	return append(append(append(b, '"'), s...), '"')
 }
 
 // scratch is where a JWT is written before it is a string.

@@ -397,6 +397,9 @@ func (s *Service) mint(t *terms, g policy.Grant, account ident.AccountKey, user 
 	if before := s.Ledger.RevokedBefore(account, user); now.Unix() <= before {
 		now = time.Unix(before+1, 0)
 	}
+	if proven.After(now) {
+		proven = now // by the clock of another issuer, which is ahead of this one's
+	}
 	g.Tags = append(slices.Clip(g.Tags), trust.TagProven+strconv.FormatInt(proven.Unix(), 10))
 	c, err := t.issuer.Mint(g, user, now, s.Spread())
 	if err != nil {

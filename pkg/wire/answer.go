@@ -197,7 +197,7 @@ func DecodeRequestInfo(values []string) (RequestInfo, error) {
 	var v RequestInfo
 	for _, m := range all {
 		var to *string
-		switch m.name {
+		switch string(m.name) {
 		case "acc":
 			to = &v.Account
 		case "user":

@@ -13,7 +13,7 @@ import (
 
 // member is one member of an object, its value as it stands there.
 type member struct {
-	name string
+	name []byte
 	raw  []byte
 }
 
@@ -41,8 +41,10 @@ func members(data []byte) ([]member, error) {
 		if err != nil {
 			return nil, errors.New("not JSON")
 		}
-		if slices.ContainsFunc(all, func(m member) bool { return m.name == name }) {
-			return nil, fmt.Errorf("the field %.40q is there twice", name)
+		for _, m := range all {
+			if bytes.Equal(m.name, name) {
+				return nil, fmt.Errorf("the field %.40q is there twice", name)
+			}
 		}
 		at = space(data, space(data, end)+1) // behind the colon
 		end = value(data, at)
@@ -119,13 +121,13 @@ func value(data []byte, at int) int {
 }
 
 // unquoted reads a text.
-func unquoted(raw []byte) (string, error) {
-	if len(raw) >= 2 && raw[0] == '"' && bytes.IndexByte(raw, '\\') < 0 {
-		return string(raw[1 : len(raw)-1]), nil
+func unquoted(raw []byte) ([]byte, error) {
+	if bytes.IndexByte(raw, '\\') < 0 {
+		return raw[1 : len(raw)-1], nil
 	}
 	var s string
 	err := json.Unmarshal(raw, &s)
-	return s, err
+	return []byte(s), err
 }
 
 // field is one member of an object: its name and where its value goes.
@@ -143,7 +145,7 @@ func fill(data []byte, fields ...field) error {
 	}
 	known := 0
 	for _, f := range fields {
-		i := slices.IndexFunc(all, func(m member) bool { return m.name == f.name })
+		i := slices.IndexFunc(all, func(m member) bool { return string(m.name) == f.name })
 		if i < 0 {
 			if f.must {
 				return fmt.Errorf("the field %q is missing", f.name)
@@ -162,7 +164,7 @@ func fill(data []byte, fields ...field) error {
 		return nil
 	}
 	for _, m := range all {
-		if !slices.ContainsFunc(fields, func(f field) bool { return f.name == m.name }) {
+		if !slices.ContainsFunc(fields, func(f field) bool { return f.name == string(m.name) }) {
 			return fmt.Errorf("the field %.40q is unknown", m.name)
 		}
 	}

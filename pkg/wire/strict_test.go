@@ -76,7 +76,7 @@ func FuzzMembers(f *testing.F) {
 			t.Fatalf("%q: %d members, want %d", data, len(got), len(want))
 		}
 		for _, m := range got {
-			if w, ok := want[m.name]; !ok || !bytes.Equal(w, m.raw) {
+			if w, ok := want[string(m.name)]; !ok || !bytes.Equal(w, m.raw) {
 				t.Fatalf("%q: %q is %q, want %q", data, m.name, m.raw, w)
 			}
 			// A value is decoded as encoding/json decodes it.
