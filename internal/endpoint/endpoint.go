@@ -67,6 +67,9 @@ type Endpoint struct {
 	// Waits: the handler waits for others most of its time, and takes no turn at computing.
 	// Its context ends after MaxWait. Others call Park when they wait.
 	Waits bool
+	// Meter counts what becomes of requests before and while they are at work; nil counts
+	// nothing. It may be used again for the next server of the same endpoint.
+	Meter *Meter
 }
 
 // Server answers endpoints on one connection until it is drained.
@@ -217,6 +220,7 @@ func (s *Server) take(e Endpoint, r request) {
 	req := Request{ID: id, Reply: r.Reply(), Header: r.Headers(), Body: r.Data()}
 	if e.Admit != nil {
 		if refusal, ok := e.Admit(req); !ok {
+			e.Meter.refused(refusal)
 			s.respond(r, id, refusal)
 			return
 		}
@@ -224,6 +228,7 @@ func (s *Server) take(e Endpoint, r request) {
 	select {
 	case s.slots <- struct{}{}:
 	default:
+		e.Meter.full()
 		busy := wire.Errorf(wire.Unavailable, "ask again in a moment", "too many requests at once")
 		busy.RetryAfterMS, busy.RequestID = 500, id
 		// Nothing of the request was read: there is no key to seal to.
@@ -235,6 +240,7 @@ func (s *Server) take(e Endpoint, r request) {
 		return
 	}
 	s.working.Add(1)
+	e.Meter.working(1)
 	j := job{e, r, req}
 	select {
 	case s.jobs <- j:
@@ -257,6 +263,7 @@ func (s *Server) hand(j job) {
 	for {
 		s.work(j)
 		<-s.slots
+		j.endpoint.Meter.working(-1)
 		s.working.Done()
 		select {
 		case j = <-s.jobs:

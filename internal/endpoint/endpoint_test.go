@@ -45,7 +45,11 @@ func TestBusy(t *testing.T) {
 	for range cap(s.slots) {
 		s.slots <- struct{}{}
 	}
-	s.take(Endpoint{}, plain{&nats.Msg{Reply: reply}})
+	meter := new(Meter)
+	s.take(Endpoint{Meter: meter}, plain{&nats.Msg{Reply: reply}})
+	if m := meter.Read(); m != (Metered{Busy: 1}) {
+		t.Errorf("counted as %+v", m)
+	}
 	m, err := sub.NextMsg(10 * time.Second)
 	if err != nil {
 		t.Fatal(err)
@@ -72,13 +76,17 @@ func TestAdmit(t *testing.T) {
 	}
 	s := newServer(nc)
 	defer s.cancel()
-	done := make(chan string, 2)
+	done, goOn := make(chan string, 2), make(chan struct{})
 	e := Endpoint{
 		Admit: func(r Request) (Response, bool) {
-			return Response{Body: []byte("no"), Err: wire.Errorf(wire.RateLimited, "later", "too many")}, string(r.Body) != "one too many"
+			return Response{
+				Body: []byte("no"), Err: wire.Errorf(wire.RateLimited, "later", "too many"), Silent: string(r.Body) == "told already",
+			}, string(r.Body) == "first"
 		},
+		Meter: new(Meter),
 		Handler: func(_ context.Context, r Request) Response {
 			done <- string(r.Body)
+			<-goOn
 			return Response{Body: []byte("yes")}
 		},
 	}
@@ -86,6 +94,12 @@ func TestAdmit(t *testing.T) {
 		{"_R_.first", "first", "", "yes"}, {"_R_.many", "one too many", "429", "no"},
 	} {
 		s.take(e, plain{&nats.Msg{Reply: c.reply, Data: []byte(c.body)}})
+		if c.answer == "yes" {
+			if m := e.Meter.Read(); m != (Metered{AtWork: 1}) {
+				t.Errorf("counted as %+v while it is at work", m)
+			}
+			close(goOn)
+		}
 		m, err := sub.NextMsg(10 * time.Second)
 		if err != nil || m.Subject != c.reply || m.Header.Get(wire.HeaderErrorCode) != c.code || string(m.Data) != c.answer {
 			t.Errorf("%s: %+v %v", c.body, m, err)
@@ -97,6 +111,14 @@ func TestAdmit(t *testing.T) {
 	s.take(e, plain{&nats.Msg{Reply: "_R_.busy", Data: []byte("one too many")}})
 	if m, err := sub.NextMsg(10 * time.Second); err != nil || m.Header.Get(wire.HeaderErrorCode) != "429" {
 		t.Errorf("without a free hand: %+v %v", m, err)
+	}
+	s.take(e, plain{&nats.Msg{Reply: "_R_.silent", Data: []byte("told already")}})
+	if m, err := sub.NextMsg(50 * time.Millisecond); err == nil {
+		t.Errorf("who was told often enough is told %s", m.Data)
+	}
+	s.working.Wait()
+	if m := e.Meter.Read(); m != (Metered{Limited: 2, Unanswered: 1}) {
+		t.Errorf("counted as %+v", m)
 	}
 	if first := <-done; first != "first" || len(done) != 0 {
 		t.Errorf("%q was done, and %d more", first, len(done))

@@ -24,6 +24,7 @@ type Records interface {
 // revoked by whose it is. Where records are required and cannot be stored, it is not.
 func (s *Service) record(ctx context.Context, r endpoint.Request, what audit.What, about about, t *terms, i issued) error {
 	g := i.grant
+	defer measuring(ctx).did(stepRecord)
 	defer endpoint.Park(ctx)()
 	if err := s.Records.Append(ctx, audit.Record{
 		What: what, At: s.Now().UnixMilli(), Door: about.door, Request: r.ID, Identity: g.Identity, User: about.user, Host: about.host,

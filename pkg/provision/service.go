@@ -81,6 +81,7 @@ type Service struct {
 	renewals                    issuer.Renewals
 	limited                     limitedLog
 	disbelieved                 atomic.Uint64
+	meters                      meters
 	seed                        maphash.Seed // of what credentials are remembered by
 }
 
@@ -191,8 +192,8 @@ const Queue = "issuer"
 // that a flood of guests cannot take renewals down.
 func (s *Service) GuestEndpoints() []endpoint.Endpoint {
 	return []endpoint.Endpoint{
-		{Name: "info", Subject: subject.Info, Handler: s.Info, Admit: s.admit("info", s.lookers, "host")},
-		{Name: "issue", Subject: subject.Issue, Handler: s.Issue, Admit: s.admit("issue", s.hosts, "host")},
+		{Name: "info", Subject: subject.Info, Handler: s.measured(DoorInfo, s.Info), Admit: s.admit("info", s.lookers, "host"), Meter: &s.meters.queues[DoorInfo]},
+		{Name: "issue", Subject: subject.Issue, Handler: s.measured(DoorIssue, s.Issue), Admit: s.admit("issue", s.hosts, "host"), Meter: &s.meters.queues[DoorIssue]},
 	}
 }
 
@@ -201,7 +202,9 @@ func (s *Service) MemberEndpoints() []endpoint.Endpoint {
 	// The credential, which the server verified, and not the host: somebody who asks all the
 	// time spends nothing of what others of the same address have. Not the user that a server
 	// names either: that is what the client says of itself.
-	return []endpoint.Endpoint{{Name: "renew", Subject: subject.Renew, Handler: s.Renew, Admit: s.admit("renew", s.credentials, "jwt")}}
+	return []endpoint.Endpoint{{
+		Name: "renew", Subject: subject.Renew, Handler: s.measured(DoorRenew, s.Renew), Admit: s.admit("renew", s.credentials, "jwt"), Meter: &s.meters.queues[DoorRenew],
+	}}
 }
 
 // admit refuses what is one too many of a source, before anything else is done: by host, or
@@ -269,6 +272,9 @@ func (s *Service) Issue(ctx context.Context, r endpoint.Request) endpoint.Respon
 	began, t := s.Now(), s.terms.Load()
 	e, err := s.open(t, r)
 	req, asks := e.Request, asks("issue", e)
+	m := measuring(ctx)
+	m.by(req.Identity.Type)
+	m.did(stepRead)
 	if err != nil {
 		return s.refuse(r, asks, req.ReplyKey, err)
 	}
@@ -343,7 +349,10 @@ func (s *Service) issue(ctx context.Context, t *terms, r endpoint.Request, e aut
 	case !first:
 		return who, issued{}, wire.Errorf(wire.Replayed, "make a new nonce for each request", "this request was seen before")
 	}
-	if who, err = s.identify(ctx, e); err != nil {
+	m := measuring(ctx)
+	who, err = s.identify(ctx, e)
+	m.did(stepAuthenticate)
+	if err != nil {
 		return who, issued{}, err
 	}
 	if werr := s.take(s.identities, who.Identity.String(), "of yours"); werr != nil {
@@ -351,6 +360,7 @@ func (s *Service) issue(ctx context.Context, t *terms, r endpoint.Request, e aut
 	}
 	wish := policy.Wish{Account: req.Account, Role: req.Role, Name: req.Name, TTL: req.TTL}
 	grant, werr := t.grants.Decide(policy.Asker{Who: who}, wish, e.Now)
+	m.did(stepDecide)
 	if werr != nil {
 		return who, issued{}, werr
 	}
@@ -358,10 +368,13 @@ func (s *Service) issue(ctx context.Context, t *terms, r endpoint.Request, e aut
 	if werr := s.denied(grant.Identity, account.Key, req.UserKey); werr != nil {
 		return who, issued{}, werr
 	}
-	if err := s.Home.Claim(ctx, grant, claimOf(e)); err != nil {
+	err = s.Home.Claim(ctx, grant, claimOf(e))
+	m.did(stepName)
+	if err != nil {
 		return who, issued{}, err
 	}
 	i, err := s.mint(t, grant, account.Key, req.UserKey, e.Now)
+	m.did(stepSign)
 	return who, i, err
 }
 
@@ -417,6 +430,8 @@ func (s *Service) mint(t *terms, g policy.Grant, account ident.AccountKey, user 
 func (s *Service) Renew(ctx context.Context, r endpoint.Request) endpoint.Response {
 	t := s.terms.Load()
 	u, info, err := s.caller(t, r, t.members...)
+	m := measuring(ctx)
+	m.did(stepRead)
 	if err != nil {
 		return s.refuse(r, about{door: "renew"}, ident.SealKey{}, err)
 	}
@@ -481,18 +496,23 @@ func (s *Service) renew(ctx context.Context, t *terms, u trust.User, host netip.
 	if left < policy.Shortest {
 		return issued{}, wire.Errorf(wire.Expired, "ask auth.v1.issue with a proof", "it is too long since you showed who you are")
 	}
+	m := measuring(ctx)
 	who, err := s.methods.Again(ctx, authn.Renewal{Identity: u.Identity, User: u.Key, Host: host, By: u.By, Now: now})
+	m.did(stepAuthenticate)
 	if err != nil {
 		return issued{}, err
 	}
 	who.Provider = u.Identity.Provider()
 	grant, werr := t.grants.Decide(policy.Asker{Who: who, Met: u.Met}, policy.Wish{Account: u.Account, Role: u.Role, Name: u.Name, TTL: want.TTL}, now)
+	m.did(stepDecide)
 	if werr != nil {
 		return issued{}, werr
 	}
 	// A credential that is renewed does not outlive what may be renewed.
 	grant.TTL = min(grant.TTL, left)
-	return s.mint(t, grant, u.AccountKey, u.Key, proven)
+	i, err := s.mint(t, grant, u.AccountKey, u.Key, proven)
+	m.did(stepSign)
+	return i, err
 }
 
 // caller is who asks, as the server says; see trust.Platform.Caller.
