@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/herald-nats/herald/internal/service"
+	"github.com/herald-nats/herald/pkg/provision"
 )
 
 // collector makes metrics of what services tell.
@@ -18,6 +19,7 @@ type collector struct {
 	services func() []service.Stats // no two of the same service and region
 	now      func() time.Time
 	metrics  []metric
+	times    *prometheus.Desc // a histogram
 }
 
 // metric is one metric, and how its values are read from what a service tells: emit is
@@ -48,6 +50,16 @@ func newCollector(services func() []service.Stats, now func() time.Time) *collec
 	counter := func(name, help string, read func(service.Stats) uint64) {
 		add(prometheus.CounterValue, name, help, func(s service.Stats, emit emit) { emit(float64(read(s))) })
 	}
+
+	// Whether it works.
+	gauge("herald_ready", "Whether the service is subscribed and all its connections stand.",
+		func(s service.Stats) int { return number(s.Status.Ready) })
+	add(prometheus.GaugeValue, "herald_credential_expires_in_seconds", "Time until a credential of the service itself ends, as its folder has it; below 0 once it has.", c.credentials, "file")
+	add(prometheus.CounterValue, "herald_reloads_total", "Times that the configuration was read again on SIGHUP, by whether it was taken over, ok, or refused.",
+		func(s service.Stats, emit emit) {
+			emit(float64(s.Reloads.Done), "ok")
+			emit(float64(s.Reloads.Refused), "refused")
+		}, "outcome")
 
 	// What is known.
 	add(prometheus.GaugeValue, "herald_platform_document_info", "The version of the platform document that is in force; the value is always 1.",
@@ -94,6 +106,42 @@ func newCollector(services func() []service.Stats, now func() time.Time) *collec
 			}
 		}
 	}
+	add(prometheus.CounterValue, "herald_requests_total", "Requests, by the door where they came in, the way in which they show who asks, and how they ended: ok or the code of the error.",
+		func(s service.Stats, emit emit) {
+			if s.Issuer != nil {
+				for _, r := range s.Issuer.Requests.Requests {
+					emit(float64(r.Count), r.Door, r.Way, r.Outcome)
+				}
+			}
+		}, "door", "way", "outcome")
+	queued := func(read func(provision.Queued, emit)) func(service.Stats, emit) {
+		return func(s service.Stats, emit emit) {
+			if s.Issuer != nil {
+				for _, q := range s.Issuer.Requests.Queues {
+					read(q, emit)
+				}
+			}
+		}
+	}
+	add(prometheus.GaugeValue, "herald_requests_at_work", "Requests that are worked on now.",
+		queued(func(q provision.Queued, emit emit) { emit(float64(q.AtWork), q.Door) }), "door")
+	add(prometheus.CounterValue, "herald_requests_turned_away_total", "Requests that were not read: too many at work, busy; too many of one source, limited, or unanswered if that was told often enough.",
+		queued(func(q provision.Queued, emit emit) {
+			emit(float64(q.Busy), q.Door, "busy")
+			emit(float64(q.Limited), q.Door, "limited")
+			emit(float64(q.Unanswered), q.Door, "unanswered")
+		}), "door", "reason")
+	c.times = prometheus.NewDesc("herald_request_seconds", "How long requests that were read took, and each step of them.",
+		[]string{labelService, labelRegion, "door", "step"}, nil)
+	add(prometheus.GaugeValue, "herald_role_keys", "Role keys that are here, and those that the platform document offers and that are not.",
+		func(s service.Stats, emit emit) {
+			if s.Issuer != nil {
+				emit(float64(s.Issuer.Held.RoleKeys), "here")
+				emit(float64(len(s.Issuer.Held.Lacking)), "missing")
+			}
+		}, "state")
+	add(prometheus.GaugeValue, "herald_region_key_matches", "Whether the region key is the one that the platform document names.",
+		issuer(func(s *service.IssuerStats) float64 { return float64(number(s.Held.RegionKey)) }))
 	add(prometheus.GaugeValue, "herald_records_waiting", "Blocks of records that wait to be stored.",
 		issuer(func(s *service.IssuerStats) float64 { return float64(s.Records.Waiting) }))
 	add(prometheus.CounterValue, "herald_records_dropped_total", "Records that were given up because there was no room for them.",
@@ -159,6 +207,14 @@ func (c *collector) ages(s service.Stats, emit emit) {
 	}
 }
 
+func (c *collector) credentials(s service.Stats, emit emit) {
+	for _, cred := range s.Credentials {
+		if !cred.Expires.IsZero() {
+			emit(cred.Expires.Sub(c.now()).Seconds(), cred.File)
+		}
+	}
+}
+
 func number(b bool) int {
 	if b {
 		return 1
@@ -171,6 +227,7 @@ func (c *collector) Describe(descs chan<- *prometheus.Desc) {
 	for _, m := range c.metrics {
 		descs <- m.desc
 	}
+	descs <- c.times
 }
 
 // Collect is prometheus.Collector's.
@@ -182,5 +239,18 @@ func (c *collector) Collect(metrics chan<- prometheus.Metric) {
 				metrics <- prometheus.MustNewConstMetric(m.desc, m.kind, v, labels...)
 			})
 		}
+		if s.Issuer != nil {
+			for _, t := range s.Issuer.Requests.Times {
+				metrics <- c.histogram(s, t)
+			}
+		}
 	}
+}
+
+func (c *collector) histogram(s service.Stats, t provision.StepTimes) prometheus.Metric {
+	buckets := make(map[float64]uint64, len(t.Buckets))
+	for _, b := range t.Buckets {
+		buckets[b.Most.Seconds()] = b.Count
+	}
+	return prometheus.MustNewConstHistogram(c.times, t.Count, t.Sum.Seconds(), buckets, s.Service, s.Region.String(), t.Door, t.Step)
 }

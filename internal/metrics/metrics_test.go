@@ -2,6 +2,7 @@ package metrics
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"log/slog"
@@ -18,11 +19,13 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/herald-nats/herald/internal/endpoint"
 	"github.com/herald-nats/herald/internal/service"
 	"github.com/herald-nats/herald/internal/uptest"
 	"github.com/herald-nats/herald/pkg/audit"
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/ledger"
+	"github.com/herald-nats/herald/pkg/provision"
 	own "github.com/herald-nats/herald/pkg/registrar"
 	"github.com/herald-nats/herald/pkg/trust"
 )
@@ -77,11 +80,26 @@ func services(t *testing.T) (issuer, registrar service.Stats) {
 	issuer = service.Stats{
 		Service: service.Issuer, Region: region, Document: trust.Version{Epoch: 1, Number: 2}, Names: 3, Decided: 4, Denials: 5,
 		Complete: true, Ages: []ledger.Age{{Source: "decisions", Since: now().Add(-1500 * time.Millisecond)}, {Source: "denials"}},
-		Ledger: ledger.Stats{Applied: 6, Known: 7, Refused: 8, Ahead: 9, Hints: 10, HintsRefused: 11, Lost: 12, Failed: 13},
-		Issuer: &service.IssuerStats{Records: audit.Stats{Waiting: 14, Dropped: 15}}, CallersRefused: 30,
+		Ledger:         ledger.Stats{Applied: 6, Known: 7, Refused: 8, Ahead: 9, Hints: 10, HintsRefused: 11, Lost: 12, Failed: 13},
+		CallersRefused: 30,
+		Status:         service.Status{Ready: true}, Reloads: service.Reloads{Done: 31, Refused: 32},
+		Credentials: []service.Credential{{File: "auth.creds", Expires: now().Add(33 * time.Second)}, {File: "static.creds"}},
+		Issuer: &service.IssuerStats{
+			Records: audit.Stats{Waiting: 14, Dropped: 15}, Held: provision.Held{Known: true, RegionKey: true, RoleKeys: 34, Lacking: make([]ident.AccountKey, 35)},
+			Requests: provision.Measured{
+				Requests: []provision.RequestCount{{Door: "issue", Way: "open", Outcome: "ok", Count: 36}, {Door: "info", Outcome: "rate_limited", Count: 37}},
+				Times: []provision.StepTimes{{
+					Door: "issue", Step: "sign", Count: 5, Sum: 1500 * time.Millisecond,
+					Buckets: []provision.Bucket{{Most: 100 * time.Microsecond, Count: 3}, {Most: time.Second, Count: 4}},
+				}},
+				Queues: []provision.Queued{{Door: "issue", Metered: endpoint.Metered{AtWork: 38, Busy: 39, Limited: 40, Unanswered: 41}}},
+			},
+		},
 	}
 	registrar = service.Stats{
 		Service: service.Registrar, Region: region, Document: trust.Version{Epoch: 1, Number: 1}, CopyFailing: true,
+		Status:      service.Status{Why: []string{"connection registrar-ams-ledger is being made again"}},
+		Credentials: []service.Credential{{File: "ledger.creds", Expires: now().Add(-42 * time.Second)}},
 		// Its clock was put back meanwhile.
 		Ages: []ledger.Age{{Source: "denials", Since: now().Add(time.Hour)}},
 		Registrar: &service.RegistrarStats{
@@ -114,6 +132,8 @@ herald_accounts_overwritten_total{region="ams",service="registrar"} 24
 herald_accounts_pushed_total{region="ams",service="registrar"} 23
 herald_callers_refused_total{region="ams",service="issuer"} 30
 herald_callers_refused_total{region="ams",service="registrar"} 0
+herald_credential_expires_in_seconds{file="auth.creds",region="ams",service="issuer"} 33
+herald_credential_expires_in_seconds{file="ledger.creds",region="ams",service="registrar"} -42
 herald_denials_unstored{region="ams",service="registrar"} 16
 herald_holdings{region="ams",service="registrar"} 17
 herald_home_damaged_total{region="ams",service="registrar"} 20
@@ -146,9 +166,29 @@ herald_ledger_reads_failed_total{region="ams",service="registrar"} 0
 herald_peers_refused_total{region="ams",service="registrar"} 18
 herald_platform_document_info{region="ams",service="issuer",version="1.2"} 1
 herald_platform_document_info{region="ams",service="registrar",version="1.1"} 1
+herald_ready{region="ams",service="issuer"} 1
+herald_ready{region="ams",service="registrar"} 0
 herald_records_dropped_total{region="ams",service="issuer"} 15
 herald_records_refused_total{region="ams",service="registrar"} 19
 herald_records_waiting{region="ams",service="issuer"} 14
+herald_region_key_matches{region="ams",service="issuer"} 1
+herald_reloads_total{outcome="ok",region="ams",service="issuer"} 31
+herald_reloads_total{outcome="ok",region="ams",service="registrar"} 0
+herald_reloads_total{outcome="refused",region="ams",service="issuer"} 32
+herald_reloads_total{outcome="refused",region="ams",service="registrar"} 0
+herald_request_seconds_bucket{door="issue",region="ams",service="issuer",step="sign",le="0.0001"} 3
+herald_request_seconds_bucket{door="issue",region="ams",service="issuer",step="sign",le="1"} 4
+herald_request_seconds_bucket{door="issue",region="ams",service="issuer",step="sign",le="+Inf"} 5
+herald_request_seconds_sum{door="issue",region="ams",service="issuer",step="sign"} 1.5
+herald_request_seconds_count{door="issue",region="ams",service="issuer",step="sign"} 5
+herald_requests_at_work{door="issue",region="ams",service="issuer"} 38
+herald_requests_total{door="info",outcome="rate_limited",region="ams",service="issuer",way=""} 37
+herald_requests_total{door="issue",outcome="ok",region="ams",service="issuer",way="open"} 36
+herald_requests_turned_away_total{door="issue",reason="busy",region="ams",service="issuer"} 39
+herald_requests_turned_away_total{door="issue",reason="limited",region="ams",service="issuer"} 40
+herald_requests_turned_away_total{door="issue",reason="unanswered",region="ams",service="issuer"} 41
+herald_role_keys{region="ams",service="issuer",state="here"} 34
+herald_role_keys{region="ams",service="issuer",state="missing"} 35
 herald_servers_behind{region="ams",service="registrar"} 28
 `
 	code, body := get(t, s.URL())
@@ -196,6 +236,56 @@ func TestDocumented(t *testing.T) {
 	if !slices.Equal(have, told) {
 		t.Errorf("docs/metrics.md has %v; the programs have %v", told, have)
 	}
+}
+
+// health is a body of /healthz or /readyz.
+func askHealth(t *testing.T, s *Server, path string) (int, health) {
+	t.Helper()
+	code, body := get(t, s.url+path)
+	var h health
+	if err := json.Unmarshal([]byte(body), &h); err != nil {
+		t.Fatalf("%s: %s: %v", path, body, err)
+	}
+	return code, h
+}
+
+// Ready is when every service of the process is; one that has not started yet is not. Well
+// is what a restart would not help.
+func TestHealth(t *testing.T) {
+	issuer, registrar := services(t)
+	s, err := Listen(t.Context(), "127.0.0.1:0", slog.New(slog.DiscardHandler), now,
+		Named{service.Issuer, issuer.Region}, Named{service.Registrar, registrar.Region})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close(context.Background())
+	wants := func(when string, ready, well int, why ...string) {
+		t.Helper()
+		code, h := askHealth(t, s, "/readyz")
+		var said []string
+		for _, one := range h.Services {
+			said = append(said, one.Why...)
+			if one.OK != (len(one.Why) == 0) {
+				t.Errorf("%s: %+v", when, one)
+			}
+		}
+		if code != ready || h.OK != (ready == http.StatusOK) || len(h.Services) != 2 || !slices.Equal(said, why) {
+			t.Errorf("%s: ready is %d %+v", when, code, h)
+		}
+		if code, h := askHealth(t, s, "/healthz"); code != well || h.OK != (well == http.StatusOK) {
+			t.Errorf("%s: well is %d %+v", when, code, h)
+		}
+	}
+	const yes, no = http.StatusOK, http.StatusServiceUnavailable
+	wants("before any has started", no, yes, "it starts", "it starts")
+	s.Add(func() service.Stats { return issuer })
+	wants("before the second has", no, yes, "it starts")
+	s.Add(func() service.Stats { return registrar })
+	wants("with one that is not", no, yes, registrar.Status.Why[0])
+	registrar.Status = service.Status{Ready: true}
+	wants("all", yes, yes)
+	issuer.Status = service.Status{Why: []string{"a", "b"}, Closed: true}
+	wants("with one that is closed", no, no, "a", "b")
 }
 
 func TestListenRefuses(t *testing.T) {

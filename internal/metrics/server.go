@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/herald-nats/herald/internal/service"
+	"github.com/herald-nats/herald/pkg/ident"
 )
 
 // ErrAddress: an address is not HOST:PORT.
@@ -36,22 +37,30 @@ const (
 	maxHeader = 16 << 10
 )
 
-// Server answers at /metrics until it is closed.
+// Server answers at /metrics, /healthz and /readyz until it is closed.
 type Server struct {
-	url  string
+	url  string // without a path
 	http *http.Server
 	done chan struct{} // closed when nothing is accepted any more
 
 	mu       sync.Mutex
+	expected []Named
 	services []func() service.Stats
 }
 
+// Named is a service by what tells it from the others of a process.
+type Named struct {
+	Service string       `json:"service"`
+	Region  ident.Region `json:"region"`
+}
+
 // Listen answers at host:port, for no service yet: with what the process and the Go
-// runtime tell. The host must be written, because leaving it out would mean every
+// runtime tell, and that it is not ready before all that are expected were added and
+// are. The host must be written, because leaving it out would mean every
 // interface; port 0 is any that is free. Whoever reaches the address is answered.
 //
 // ErrAddress; otherwise what the system says, such as syscall.EADDRINUSE.
-func Listen(ctx context.Context, address string, log *slog.Logger, now func() time.Time) (*Server, error) {
+func Listen(ctx context.Context, address string, log *slog.Logger, now func() time.Time, expected ...Named) (*Server, error) {
 	host, port, err := net.SplitHostPort(address)
 	if err != nil || host == "" {
 		return nil, fmt.Errorf("%q is %w", address, ErrAddress)
@@ -69,7 +78,7 @@ func Listen(ctx context.Context, address string, log *slog.Logger, now func() ti
 		return nil, errors.Join(fmt.Errorf("listening for metrics: %w", err), l.Close())
 	}
 
-	s := &Server{url: "http://" + net.JoinHostPort(host, port) + "/metrics", done: make(chan struct{})}
+	s := &Server{url: "http://" + net.JoinHostPort(host, port), done: make(chan struct{}), expected: expected}
 	all := prometheus.NewRegistry()
 	for _, c := range []prometheus.Collector{
 		newCollector(s.stats, now), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
@@ -81,6 +90,8 @@ func Listen(ctx context.Context, address string, log *slog.Logger, now func() ti
 	errs := slog.NewLogLogger(log.Handler(), slog.LevelWarn)
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(all, promhttp.HandlerOpts{ErrorLog: errs, MaxRequestsInFlight: atOnce}))
+	mux.HandleFunc("GET /healthz", s.healthz)
+	mux.HandleFunc("GET /readyz", s.readyz)
 	s.http = &http.Server{
 		Handler: mux, ErrorLog: errs, MaxHeaderBytes: maxHeader,
 		ReadHeaderTimeout: readWait, ReadTimeout: readWait, WriteTimeout: writeWait, IdleTimeout: idleWait,
@@ -95,7 +106,7 @@ func Listen(ctx context.Context, address string, log *slog.Logger, now func() ti
 }
 
 // URL is where the metrics are, with the port that was chosen.
-func (s *Server) URL() string { return s.url }
+func (s *Server) URL() string { return s.url + "/metrics" }
 
 // Add adds what a service tells of itself. No two may be of the same kind and region:
 // nothing would tell their metrics apart.

@@ -259,6 +259,19 @@ func (f FileCredential) User() (string, error) {
 	return s.Key.Public(), nil
 }
 
+// Expires is when the user JWT in the file ends; zero: never.
+func (f FileCredential) Expires() (time.Time, error) {
+	s, err := f.read()
+	if err != nil {
+		return time.Time{}, err
+	}
+	claims, err := jwt.DecodeUserClaims(s.Token)
+	if err != nil || claims.Expires == 0 {
+		return time.Time{}, err
+	}
+	return time.Unix(claims.Expires, 0), nil
+}
+
 // JWT implements Credential.
 func (f FileCredential) JWT() (string, error) {
 	s, err := f.read()

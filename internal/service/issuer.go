@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/nats-io/nats.go"
+
 	"github.com/herald-nats/herald/internal/endpoint"
 	"github.com/herald-nats/herald/internal/natsconn"
 	"github.com/herald-nats/herald/pkg/audit"
@@ -27,32 +29,17 @@ import (
 )
 
 func (c *Config) startIssuer(ctx, run context.Context, r *Running, log *slog.Logger) error {
-	seal, err := keystore.Load(filepath.Join(c.dir, platform.SealKeyFile), keystore.Curve)
-	if err != nil {
-		return fmt.Errorf("the region key: %w", err)
-	}
-	if r, _ := c.platform.Region(c.Region); r.SealKey.String() != seal.Public() {
-		return fmt.Errorf("%s: %w: its region key is %s; the platform document says %s", c.dir, ErrConfig, seal.Public(), r.SealKey)
-	}
-	keys, err := c.roleKeys()
+	creds := r.files.creds[platform.AuthCreds]
+	self := creds.user
+	secret, err := secretOf(creds.file)
 	if err != nil {
 		return err
 	}
-	creds := natsconn.FileCredential{Path: filepath.Join(c.dir, platform.AuthCreds)}
-	self, err := c.verifySelf(creds, platform.Auth, platform.RoleIssuer)
-	if err != nil {
-		return err
-	}
-	secret, err := secretOf(creds)
-	if err != nil {
-		return err
-	}
-	r.User = self.String()
 	guest, err := ident.ParseLabel(platform.Guest)
 	if err != nil {
 		return err
 	}
-	nc, err := c.dial(ctx, r, creds, self, "ledger", log)
+	nc, err := c.dial(ctx, r, creds, "ledger", log)
 	if err != nil {
 		return err
 	}
@@ -60,25 +47,27 @@ func (c *Config) startIssuer(ctx, run context.Context, r *Running, log *slog.Log
 	if err != nil {
 		return err
 	}
-	records, err := c.records(r, creds, self, stream.New(nc, c.Region, self), log)
+	records, err := c.records(r, creds, stream.New(nc, c.Region, self), log)
 	if err != nil {
 		return err
 	}
 	logins := oidc.New(know.document().Providers, oidc.Options{Log: log})
 	r.logins = logins
 	svc := provision.New(provision.Config{
-		Region: c.Region, Self: self, SealKey: seal, RoleKeys: keys, MoreKeys: c.readKeys, Ledger: know.projection,
+		Region: c.Region, Self: self, SealKey: r.files.seal, RoleKeys: r.files.keys, MoreKeys: c.readKeys, Ledger: know.projection,
 		Home:    provision.NewHome(nc, know.projection, c.opener),
 		Methods: authn.Methods{logins},
 		Records: records, Guests: []ident.Label{guest}, Log: log, Now: time.Now, Spread: issuer.Spread,
 	})
 	r.issuing = svc
+	r.doors.look = svc.LookAgain
 	use := func(e ledger.Entry) {
 		if e.Key == ledger.PlatformKey() {
 			d := know.document() // which may be newer than e by now
 			logins.Use(d.Providers)
 			r.required.Store(d.AuditRequired)
 			svc.Use(d)
+			r.doors.changed()
 		}
 	}
 	know.changed.Store(&use)
@@ -91,28 +80,26 @@ func (c *Config) startIssuer(ctx, run context.Context, r *Running, log *slog.Log
 	r.required.Store(know.document().AuditRequired)
 	r.work.Go(func() { records.Run(run) })
 	svc.Use(know.document())
-	stats := func() any { return r.Stats().shown() }
-	for _, door := range []struct {
-		name      string
-		endpoints []endpoint.Endpoint
-	}{{"renew", svc.MemberEndpoints()}, {"issue", svc.GuestEndpoints()}} {
-		nc, err := c.dial(ctx, r, creds, self, door.name, log)
-		if err != nil {
-			return err
-		}
-		s, err := endpoint.Serve(nc, Issuer, provision.Queue, "credentials in "+c.Region.String()+": "+door.name, door.endpoints, stats)
-		if err != nil {
-			return err
-		}
-		r.servers = append(r.servers, s)
-	}
-	return nil
+	// Members and guests each have a connection of their own.
+	c.answers(r, "renew", svc.MemberEndpoints(), log, func() string { members, _ := svc.Held().Unable(); return members })
+	c.answers(r, "issue", svc.GuestEndpoints(), log, func() string { _, guests := svc.Held().Unable(); return guests })
+	return r.doors.open(ctx, run)
+}
+
+// answers adds a door of an issuer.
+func (c *Config) answers(r *Running, name string, endpoints []endpoint.Endpoint, log *slog.Logger, unable func() string) {
+	d := c.door(r, platform.AuthCreds, name, log, func(nc *nats.Conn) (*endpoint.Server, error) {
+		stats := func() any { return r.Stats().shown() }
+		return endpoint.Serve(nc, Issuer, provision.Queue, "credentials in "+c.Region.String()+": "+name, endpoints, stats)
+	})
+	d.unable = unable
+	r.doors.add(d)
 }
 
 // records is who writes down what the service does. Where its folder cannot be written, what
 // waits does so in memory.
-func (c *Config) records(r *Running, creds natsconn.FileCredential, self ident.UserKey, store audit.Store, log *slog.Logger) (*audit.Writer, error) {
-	data, err := keystore.ReadSecret(creds.Path)
+func (c *Config) records(r *Running, creds credential, store audit.Store, log *slog.Logger) (*audit.Writer, error) {
+	data, err := keystore.ReadSecret(creds.file.Path)
 	if err != nil {
 		return nil, err
 	}
@@ -121,7 +108,7 @@ func (c *Config) records(r *Running, creds natsconn.FileCredential, self ident.U
 		return nil, err
 	}
 	config := audit.Config{
-		Region: c.Region, Writer: self, Signer: own.Key, JWT: creds.JWT, Store: store,
+		Region: c.Region, Writer: creds.user, Signer: own.Key, JWT: creds.file.JWT, Store: store,
 		Required: r.required.Load, Log: log, Now: time.Now,
 	}
 	switch s, err := spool.Open(c.State, spool.Most); {

@@ -5,14 +5,13 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
 
 	"github.com/herald-nats/herald/internal/endpoint"
-	"github.com/herald-nats/herald/internal/natsconn"
 	"github.com/herald-nats/herald/pkg/audit"
 	"github.com/herald-nats/herald/pkg/authn"
 	"github.com/herald-nats/herald/pkg/authn/oidc"
@@ -39,25 +38,24 @@ type keeper struct {
 	home    *registrar.Home    // nil elsewhere than in home
 	watcher *registrar.Watcher // of the servers
 	rebased chan struct{}      // the ledger has other base claims than before
+
+	accounts atomic.Pointer[[]string] // JWTs of the folder
+}
+
+// look has the servers' accounts looked at soon.
+func (k *keeper) look() {
+	select {
+	case k.rebased <- struct{}{}:
+	default: // it was said, and nobody has looked yet
+	}
 }
 
 func (c *Config) startRegistrar(ctx, run context.Context, r *Running, log *slog.Logger) error {
-	signing, err := keystore.Load(filepath.Join(c.dir, platform.SigningFile), keystore.Operator)
-	if err != nil {
-		return fmt.Errorf("the operator signing key: %w", err)
-	}
-	if !c.operator.Signs(signing.Public()) {
-		return fmt.Errorf("%s: %w: %s is not an operator signing key of this platform", c.dir, ErrConfig, signing.Public())
-	}
-	accounts, err := platform.ReadAccounts(filepath.Join(c.dir, "accounts"), c.operator)
+	sys, err := c.attach(ctx, r, platform.SystemCreds, "system", log)
 	if err != nil {
 		return err
 	}
-	sys, _, err := c.attach(ctx, r, platform.SystemCreds, platform.System, platform.RoleRegistrar, "system", log)
-	if err != nil {
-		return err
-	}
-	k := &keeper{signing: signing, refresh: make(chan audit.Record, 1024), rebased: make(chan struct{}, 1)}
+	k := &keeper{signing: r.files.signing, refresh: make(chan audit.Record, 1024), rebased: make(chan struct{}, 1)}
 	if err := c.keepLedger(ctx, run, r, k, log); err != nil {
 		return err
 	}
@@ -66,9 +64,10 @@ func (c *Config) startRegistrar(ctx, run context.Context, r *Running, log *slog.
 			return err
 		}
 	}
+	k.accounts.Store(&r.files.accounts)
 	k.watcher = &registrar.Watcher{
-		Resolver: registrar.NewResolver(sys, c.operator, signing, time.Now),
-		Known:    func() []string { return append(k.know.bases(), accounts...) },
+		Resolver: registrar.NewResolver(sys, c.operator, k.signing, time.Now),
+		Known:    func() []string { return append(k.know.bases(), *k.accounts.Load()...) },
 		Changed:  k.rebased, Spread: issuer.Spread, Log: log, Now: time.Now,
 	}
 	r.work.Go(func() {
@@ -76,58 +75,46 @@ func (c *Config) startRegistrar(ctx, run context.Context, r *Running, log *slog.
 			log.Error("servers are not watched", "error", err)
 		}
 	})
-	return c.discover(ctx, r, log)
+	c.discover(r, log)
+	return r.doors.open(ctx, run)
 }
 
 // discover lets administrators find the registrar and see how it is, as they do issuers.
-func (c *Config) discover(ctx context.Context, r *Running, log *slog.Logger) error {
-	// A connection of its own, because draining it waits for all that is on it.
-	nc, _, err := c.attach(ctx, r, platform.LedgerCreds, platform.Ledger, platform.RoleRegistrar, "discovery", log)
-	if err != nil {
-		return err
-	}
+func (c *Config) discover(r *Running, log *slog.Logger) {
 	// micro shows what a service tells of itself with its endpoints, so there must be one.
 	admin := endpoint.Endpoint{Name: "admin", Subject: subject.AdminAll, Handler: func(context.Context, endpoint.Request) endpoint.Response {
 		return endpoint.Response{Err: wire.Errorf(wire.BadRequest, "use 'nscsetup'", "this registrar takes no requests of administrators")}
 	}}
-	s, err := endpoint.Serve(nc, Registrar, registrar.Queue, "names, denials and accounts in "+c.Region.String(),
-		[]endpoint.Endpoint{admin}, func() any { return r.Stats().shown() })
-	if err != nil {
-		return err
-	}
-	r.servers = append(r.servers, s)
-	return nil
+	r.doors.add(c.door(r, platform.LedgerCreds, "discovery", log, func(nc *nats.Conn) (*endpoint.Server, error) {
+		return endpoint.Serve(nc, Registrar, registrar.Queue, "names, denials and accounts in "+c.Region.String(),
+			[]endpoint.Endpoint{admin}, func() any { return r.Stats().shown() })
+	}))
 }
 
-// attach verifies creds of the folder and connects with them.
-func (c *Config) attach(ctx context.Context, r *Running, file, account, role, what string, log *slog.Logger) (*nats.Conn, ident.UserKey, error) {
-	creds := natsconn.FileCredential{Path: filepath.Join(c.dir, file)}
-	self, err := c.verifySelf(creds, account, role)
-	if err != nil {
-		return nil, self, err
-	}
-	nc, err := c.dial(ctx, r, creds, self, what, log)
-	return nc, self, err
+// attach connects with creds of the folder.
+func (c *Config) attach(ctx context.Context, r *Running, file, what string, log *slog.Logger) (*nats.Conn, error) {
+	return c.dial(ctx, r, r.files.creds[file], what, log)
 }
 
 // keepLedger follows the ledger, keeps the region's denials, and takes note of what
 // is issued in every region.
 func (c *Config) keepLedger(ctx, run context.Context, r *Running, k *keeper, log *slog.Logger) error {
-	write, self, err := c.attach(ctx, r, platform.LedgerCreds, platform.Ledger, platform.RoleRegistrar, "ledger", log)
+	write, err := c.attach(ctx, r, platform.LedgerCreds, "ledger", log)
 	if err != nil {
 		return err
 	}
-	r.User = self.String()
-	read, reader, err := c.attach(ctx, r, platform.ReaderCreds, platform.Readers, platform.RoleReader, "reader", log)
+	self := r.files.self
+	read, err := c.attach(ctx, r, platform.ReaderCreds, "reader", log)
 	if err != nil {
 		return err
 	}
 	k.read = read
-	secret, err := secretOf(natsconn.FileCredential{Path: filepath.Join(c.dir, platform.ReaderCreds)})
+	reader := r.files.creds[platform.ReaderCreds]
+	secret, err := secretOf(reader.file)
 	if err != nil {
 		return err
 	}
-	if k.know, err = c.know(read, reader, secret, log); err != nil {
+	if k.know, err = c.know(read, reader.user, secret, log); err != nil {
 		return err
 	}
 	k.denials = &registrar.Denials{
@@ -142,10 +129,7 @@ func (c *Config) keepLedger(ctx, run context.Context, r *Running, k *keeper, log
 	changed := func(e ledger.Entry) {
 		k.denials.Changed(e)
 		if e.Key.Kind() == ledger.KindBase {
-			select {
-			case k.rebased <- struct{}{}:
-			default: // it was said, and nobody has looked yet
-			}
+			k.look()
 		}
 		if e.Key == ledger.PlatformKey() {
 			d := k.know.document()
@@ -231,7 +215,7 @@ func (k *keeper) issued(rec audit.Record) {
 
 // decide answers what issuers ask of home, and keeps names for their holders.
 func (c *Config) decide(ctx, run context.Context, r *Running, k *keeper, log *slog.Logger) error {
-	store, _, err := c.attach(ctx, r, platform.HomeCreds, platform.Ledger, platform.RoleHome, "decisions", log)
+	store, err := c.attach(ctx, r, platform.HomeCreds, "decisions", log)
 	if err != nil {
 		return err
 	}
@@ -267,15 +251,9 @@ func (c *Config) decide(ctx, run context.Context, r *Running, k *keeper, log *sl
 		return err
 	}
 	k.logins.Use(k.know.document().Providers)
-	nc, _, err := c.attach(ctx, r, platform.HomeCreds, platform.Ledger, platform.RoleHome, "home", log)
-	if err != nil {
-		return err
-	}
-	s, err := endpoint.ServeQuiet(nc, registrar.Queue, home.Endpoints())
-	if err != nil {
-		return err
-	}
-	r.servers = append(r.servers, s)
+	r.doors.add(c.door(r, platform.HomeCreds, "home", log, func(nc *nats.Conn) (*endpoint.Server, error) {
+		return endpoint.ServeQuiet(nc, registrar.Queue, home.Endpoints())
+	}))
 	mirrors := &registrar.Mirrors{Origin: decisions, Copies: map[ident.Region]ledger.Source{}, Publish: k.denials.Publish, Log: log, Now: time.Now}
 	for _, region := range c.platform.Regions {
 		mirrors.Copies[region.Name] = jetstream.MirrorSource(k.read, region.Name)

@@ -20,7 +20,6 @@ import (
 	"github.com/nats-io/nats.go"
 	"go.yaml.in/yaml/v4"
 
-	"github.com/herald-nats/herald/internal/endpoint"
 	"github.com/herald-nats/herald/internal/natsconn"
 	"github.com/herald-nats/herald/internal/wait"
 	"github.com/herald-nats/herald/pkg/audit"
@@ -59,11 +58,21 @@ type Config struct {
 	// works, and reads the ledger anew at each start.
 	State string `yaml:"state"`
 
+	path     string // of the file
 	dir      string
+	given    given
 	operator *trust.Operator
 	opener   ledger.Opener
 	entry    ledger.Entry // the platform document of the folder
 	platform *trust.Platform
+}
+
+// given is what a configuration says itself, without defaults.
+type given struct {
+	urls  []string
+	state string
+	// operator is the operator JWT of the folder.
+	operator string
 }
 
 // Load reads a configuration and verifies the folder up to its operator.
@@ -72,7 +81,7 @@ func Load(path string) (*Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the configuration: %w", err)
 	}
-	c := &Config{dir: filepath.Dir(path)}
+	c := &Config{path: path, dir: filepath.Dir(path)}
 	dec := yaml.NewDecoder(bytes.NewReader(data))
 	dec.KnownFields(true)
 	if err := dec.Decode(c); err != nil && !errors.Is(err, io.EOF) {
@@ -85,6 +94,7 @@ func Load(path string) (*Config, error) {
 	if err != nil {
 		return nil, err
 	}
+	c.given = given{urls: c.URLs, state: c.State, operator: strings.TrimSpace(op)}
 	if c.operator, err = trust.ParseOperator(op); err != nil {
 		return nil, fmt.Errorf("%s: %w: %w", c.dir, ErrConfig, err)
 	}
@@ -132,8 +142,16 @@ type Running struct {
 	Region  ident.Region
 	User    string // the service's own nkey
 
-	servers  []*endpoint.Server
+	config *Config
+	files  files
+
+	mu       sync.Mutex // of these, and of files
 	conns    []*nats.Conn
+	refused  map[string]string // subjects that a server refused, by the connection's name
+	draining bool
+
+	doors    *doors
+	reloads  reloads
 	knows    *knowledge
 	keeper   *keeper            // of a registrar
 	records  *audit.Writer      // of an issuer
@@ -149,14 +167,20 @@ type Running struct {
 // the start: until then a server that does not accept yet is tried again.
 func (c *Config) Start(ctx context.Context, log *slog.Logger) (*Running, error) {
 	log = log.With("service", c.Service, "region", c.Region.String())
-	r := &Running{Service: c.Service, Region: c.Region}
+	r := &Running{Service: c.Service, Region: c.Region, config: c, refused: map[string]string{}}
+	r.doors = &doors{drop: r.drop, log: log, again: make(chan struct{}, 1), renew: make(chan chan<- error)}
 	start := c.startIssuer
 	if c.Service == Registrar {
 		start = c.startRegistrar
 	}
 	var run context.Context
 	run, r.cancel = context.WithCancel(context.WithoutCancel(ctx))
-	if err := start(ctx, run, r, log); err != nil {
+	files, err := c.files()
+	if err == nil {
+		r.files, r.User = files, files.self.String()
+		err = start(ctx, run, r, log)
+	}
+	if err != nil {
 		r.close(ctx)
 		return nil, fmt.Errorf("starting the %s of %s: %w", c.Service, c.Region, err)
 	}
@@ -164,37 +188,20 @@ func (c *Config) Start(ctx context.Context, log *slog.Logger) (*Running, error) 
 	return r, nil
 }
 
-// verifySelf refuses creds of another platform, account or role before they
-// are shown to any server.
-func (c *Config) verifySelf(creds natsconn.FileCredential, account, role string) (ident.UserKey, error) {
-	token, err := creds.JWT()
-	if err != nil {
-		return ident.UserKey{}, err
-	}
-	u, err := c.platform.VerifyUser(token, time.Now())
-	if errors.Is(err, trust.ErrExpired) {
-		return ident.UserKey{}, fmt.Errorf("%s: %w", creds.Path, err)
-	}
-	if err != nil {
-		return ident.UserKey{}, fmt.Errorf("%s: %w: %w", creds.Path, ErrConfig, err)
-	}
-	if u.Account.String() != account || u.Role.String() != role {
-		return ident.UserKey{}, fmt.Errorf("%s: %w: it is for %s/%s, not for %s/%s", creds.Path, ErrConfig, u.Account, u.Role, account, role)
-	}
-	return u.Key, nil
-}
-
 // retry is how soon a server that refused is tried again during the start.
 const retry = 200 * time.Millisecond
 
-func (c *Config) dial(ctx context.Context, r *Running, creds natsconn.FileCredential, self ident.UserKey, what string, log *slog.Logger) (*nats.Conn, error) {
+func (c *Config) dial(ctx context.Context, r *Running, creds credential, what string, log *slog.Logger) (*nats.Conn, error) {
+	name := c.connection(what)
 	for {
 		nc, err := natsconn.Dial(ctx, natsconn.Options{
-			URLs: c.URLs, Name: c.Service + "-" + c.Region.String() + "-" + what, Credential: creds,
-			InboxPrefix: subject.ServiceInboxPrefix(self), TLS: natsconn.TLSFiles(c.dir), Log: log,
+			URLs: c.URLs, Name: name, Credential: creds.file,
+			InboxPrefix: subject.ServiceInboxPrefix(creds.user), TLS: natsconn.TLSFiles(c.dir), Log: log,
+			OnError:      func(sub *nats.Subscription, err error) { r.unsubscribed(name, sub, err) },
+			OnDisconnect: func(error) { r.unsubscribed(name, nil, nil) },
 		})
 		if err == nil {
-			r.conns = append(r.conns, nc)
+			r.connected(nc)
 			return nc, nil
 		}
 		// Servers that are just starting refuse, also for a moment after they
@@ -203,6 +210,11 @@ func (c *Config) dial(ctx context.Context, r *Running, creds natsconn.FileCreden
 			return nil, err
 		}
 	}
+}
+
+// connection is the name of a connection, as servers show it.
+func (c *Config) connection(what string) string {
+	return c.Service + "-" + c.Region.String() + "-" + what
 }
 
 // Known is what a service knows of the ledger.
@@ -229,16 +241,16 @@ func (r *Running) Holdings() *ledger.Holdings {
 
 // Drain stops taking requests, answers those that were accepted, and closes.
 func (r *Running) Drain(ctx context.Context) error {
-	var errs []error
-	for _, s := range r.servers {
-		errs = append(errs, s.Drain(ctx))
-	}
-	r.servers = nil
+	r.mu.Lock()
+	r.draining = true
+	r.mu.Unlock()
+	err := r.doors.close(ctx)
 	r.close(ctx)
-	return errors.Join(errs...)
+	return err
 }
 
 func (r *Running) close(ctx context.Context) {
+	_ = r.doors.close(ctx) // done already, or the start failed, and its error is the one that is told
 	r.cancel()
 	r.work.Wait()
 	if r.logins != nil {
@@ -250,11 +262,11 @@ func (r *Running) close(ctx context.Context) {
 	if r.spool != nil {
 		_ = r.spool.Close() // each block in it was synced
 	}
-	for _, s := range r.servers {
-		_ = s.Drain(ctx) // the start failed, and its error is the one that is told
-	}
-	for _, nc := range r.conns {
+	r.mu.Lock()
+	conns := r.conns
+	r.conns, r.draining = nil, true
+	r.mu.Unlock()
+	for _, nc := range conns {
 		natsconn.Close(ctx, nc)
 	}
-	r.conns = nil
 }

@@ -6,6 +6,7 @@ import (
 	"github.com/herald-nats/herald/pkg/audit"
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/ledger"
+	"github.com/herald-nats/herald/pkg/provision"
 	"github.com/herald-nats/herald/pkg/registrar"
 	"github.com/herald-nats/herald/pkg/trust"
 )
@@ -30,6 +31,10 @@ type Stats struct {
 	// its next start reads from the ledger what the disk lacks.
 	CopyFailing bool
 
+	Status      Status
+	Credentials []Credential // of the service itself, as the folder has them
+	Reloads     Reloads
+
 	// CallersRefused is how many requests were refused because what says who asks is not
 	// believed.
 	CallersRefused uint64
@@ -41,6 +46,9 @@ type Stats struct {
 // IssuerStats are what only an issuer has.
 type IssuerStats struct {
 	Records audit.Stats // of what is written down
+
+	Requests provision.Measured
+	Held     provision.Held // of what the platform document asks of it
 }
 
 // RegistrarStats are what only a registrar has.
@@ -60,10 +68,13 @@ type RegistrarStats struct {
 func (r *Running) Stats() Stats {
 	s := r.knows.stats()
 	s.Service, s.Region = r.Service, r.Region
+	s.Status, s.Credentials = r.Status(), r.credentials()
+	s.Reloads = Reloads{Done: r.reloads.done.Load(), Refused: r.reloads.refused.Load()}
 	if r.records != nil {
 		s.Issuer = &IssuerStats{Records: r.records.Stats()}
 	}
 	if r.issuing != nil {
+		s.Issuer.Requests, s.Issuer.Held = r.issuing.Measured(), r.issuing.Held()
 		s.CallersRefused = r.issuing.Disbelieved()
 	}
 	if r.keeper != nil {

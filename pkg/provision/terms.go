@@ -23,6 +23,7 @@ type terms struct {
 	issuer   *issuer.Issuer
 	members  []ident.Label // accounts that may ask for renew
 	reasons  []string      // how records name each offer
+	held     Held
 }
 
 // Use puts a platform document in force, which the caller verified. One that is older
@@ -38,6 +39,7 @@ func (s *Service) Use(d *ledger.Document) {
 	}
 	t := &terms{document: d, grants: d.Grants(), users: trust.NewUsers(d.Public), session: d.Policy.LongestSession()}
 	var keys []issuer.RoleKey
+	t.held.Region, t.held.RegionKey = true, true
 	for line, o := range d.Policy.Offers {
 		t.reasons = append(t.reasons, reason(line, o.To()))
 		a, _ := d.Public.Account(o.Account)
@@ -51,6 +53,9 @@ func (s *Service) Use(d *ledger.Document) {
 			if key := s.roleKey(role.Key); key != nil {
 				keys = append(keys, issuer.RoleKey{Account: a.Name, AccountKey: a.Key, Role: role.Name, Key: key})
 			} else {
+				if !slices.Contains(t.held.Lacking, role.Key) {
+					t.held.Lacking = append(t.held.Lacking, role.Key)
+				}
 				s.Log.Error("a role cannot be issued here: its key is not in this issuer's folder",
 					"account", a.Name.String(), "role", role.Name.String(), "key", role.Key.String())
 			}
@@ -60,13 +65,15 @@ func (s *Service) Use(d *ledger.Document) {
 	if !ok {
 		// Clients are told of other regions only. What is asked here all the same gets
 		// nothing: this region is no part of the platform any more.
-		keys, t.members = nil, nil
+		keys, t.members, t.held.Region = nil, nil, false
 		s.Log.Error("the platform document has no such region any more: nothing is issued here", "region", s.Region.String())
 	} else if r.SealKey.String() != s.SealKey.Public() {
+		t.held.RegionKey = false
 		s.Log.Error("the platform document names another region key than this issuer holds: what is sealed to it cannot be opened here",
 			"key", s.SealKey.Public(), "document", r.SealKey.String())
 	}
 	t.issuer = issuer.New(keys...)
+	t.held.Known, t.held.Offered, t.held.RoleKeys = true, len(keys), len(s.RoleKeys)
 	s.terms.Store(t)
 	s.Log.Info("the platform document is in force", "version", d.Public.Version.String())
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"os/signal"
 	"slices"
 	"syscall"
 	"time"
@@ -17,19 +18,20 @@ import (
 	"github.com/herald-nats/herald/internal/cli"
 	"github.com/herald-nats/herald/internal/metrics"
 	"github.com/herald-nats/herald/internal/service"
+	"github.com/herald-nats/herald/pkg/certs"
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/keystore"
 	"github.com/herald-nats/herald/pkg/platform"
 	"github.com/herald-nats/herald/pkg/trust"
 )
 
-// drainWait bounds the end: requests that were accepted are answered in it.
-const drainWait = 10 * time.Second
-
 type options struct {
 	configs []string
 	metrics string
 	wait    time.Duration
+	drain   time.Duration
+	level   slog.Level
+	check   bool
 	json    bool
 }
 
@@ -54,15 +56,25 @@ file, 130 interrupted.`,
 		Use:   "run --config FILE [--config FILE …]",
 		Short: "Run one or more services until SIGTERM or Ctrl-C",
 		Long: `run runs the services of the configuration files until SIGTERM or Ctrl-C, and
-then drains: a request that was accepted is answered. It logs to stderr as JSON
-and prints one ready line for each service to stdout.
+then drains: a request that was accepted is answered, for as long as --drain says.
+A second signal ends it at once. It logs to stderr as JSON and prints one ready
+line for each service to stdout.
 
-With --metrics it serves metrics of all these services for Prometheus, and prints
-where. They hold no name, key or secret, but whoever reaches the address reads
-them: give one that only your own machines reach.`,
+On SIGHUP it reads all configuration files and their folders again. If all are
+good, it goes on with new role keys, accounts, credentials and a newer platform
+document, and loses no request; if anything is wrong, or needs a restart, nothing
+changes, and the log says what and where.
+
+With --check it starts nothing: it verifies all that can be without a server, and
+prints the configuration in force.
+
+With --metrics it serves metrics of all these services for Prometheus, /healthz
+and /readyz, and prints where. They hold no name, key or secret, but whoever
+reaches the address reads them: give one that only your own machines reach.`,
 		Example: `  provisioner run --config issuers/ams/provisioner.yaml
   provisioner run --config issuers/ams/provisioner.yaml --config registrars/ams/provisioner.yaml
-  provisioner run --config issuers/ams/provisioner.yaml --metrics 127.0.0.1:9464`,
+  provisioner run --config issuers/ams/provisioner.yaml --metrics 127.0.0.1:9464
+  provisioner run --config issuers/ams/provisioner.yaml --check`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return runServices(cmd.Context(), stdio, o) },
 	}
@@ -70,6 +82,9 @@ them: give one that only your own machines reach.`,
 	f.StringArrayVar(&o.configs, "config", nil, "a provisioner.yaml; repeat it to run several `file`s' services")
 	f.StringVar(&o.metrics, "metrics", "", "serve metrics for Prometheus at `HOST:PORT`; port 0 is any that is free (default none)")
 	f.DurationVar(&o.wait, "wait", 15*time.Second, "how long to wait for servers at the start")
+	f.DurationVar(&o.drain, "drain", 10*time.Second, "how long requests that were accepted may take at the end")
+	f.TextVar(&o.level, "log-level", slog.LevelInfo, "the least `level` that is logged: debug, info, warn or error")
+	f.BoolVar(&o.check, "check", false, "verify the configuration, print it, and start nothing")
 	f.BoolVar(&o.json, "json", false, "write JSON to stdout")
 	root.AddCommand(run)
 	return cli.Run(ctx, root, stdio, args, rules())
@@ -77,15 +92,28 @@ them: give one that only your own machines reach.`,
 
 func rules() []cli.Rule {
 	return []cli.Rule{
+		{Is: service.ErrRestart, Code: cli.Config, Hint: "undo it, or restart the program: it drains, and others of its region, or other regions, answer meanwhile"},
 		{Is: service.ErrConfig, Code: cli.Config, Hint: "use a folder that 'nscsetup init' made for this service and region, whole"},
 		{Is: platform.ErrNotPlatform, Code: cli.Config, Hint: "use a folder that 'nscsetup init' made for this service and region, whole"},
 		{Is: trust.ErrExpired, Code: cli.Refused, Hint: "have the operator renew the service's credential: 'nscsetup up' does it at its start"},
 		{Is: trust.ErrUntrusted, Code: cli.Config, Hint: "the folder holds parts of another platform: take it anew from the operator"},
 		{Is: keystore.ErrExposed, Code: cli.Config, Hint: "make it yours alone with chmod 600, and replace the key if others could have read it"},
 		{Is: keystore.ErrKind, Code: cli.Config, Hint: "take the folder anew from the operator"},
+		{Is: certs.ErrInvalid, Code: cli.Config, Hint: "put a good one there, of 'nscsetup tls' or of your own authority, or take the file away"},
+		{Is: certs.ErrExpired, Code: cli.Config, Hint: "put a new one there, of 'nscsetup tls' or of your own authority, or take the file away"},
 		{Is: ident.ErrInvalid, Code: cli.Config, Hint: "correct the configuration file"},
 		{Is: os.ErrPermission, Code: cli.Config, Hint: "run it as the user who owns the folder of the configuration file"},
 	}
+}
+
+// hint is what a person would be told about an error.
+func hint(err error) string {
+	for _, r := range rules() {
+		if errors.Is(err, r.Is) {
+			return r.Hint
+		}
+	}
+	return "correct it and send SIGHUP again; until then the service goes on with what it has"
 }
 
 func runServices(ctx context.Context, stdio cli.IO, o options) error {
@@ -101,7 +129,14 @@ func runServices(ctx context.Context, stdio cli.IO, o options) error {
 		}
 		configs = append(configs, c)
 	}
-	log := slog.New(slog.NewJSONHandler(stdio.Err, nil))
+	if o.check {
+		return check(stdio, o, configs)
+	}
+	log := slog.New(slog.NewJSONHandler(stdio.Err, &slog.HandlerOptions{Level: o.level}))
+	// From here on: SIGHUP would end the process before it is ready.
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	defer signal.Stop(hangups)
 	shown, err := listen(ctx, stdio, o, configs, log)
 	if err != nil {
 		return err
@@ -121,16 +156,12 @@ func runServices(ctx context.Context, stdio cli.IO, o options) error {
 		}
 	}
 	if err == nil {
-		<-ctx.Done()
-		log.Info("draining")
+		serve(ctx, hangups, running, log)
+		log.Info("draining", "within", o.drain.String())
 	}
-	dctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainWait)
+	dctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), o.drain)
 	defer cancel()
-	for _, r := range running {
-		if derr := r.Drain(dctx); derr != nil {
-			err = errors.Join(err, fmt.Errorf("draining the %s of %s: %w", r.Service, r.Region, derr))
-		}
-	}
+	err = errors.Join(err, drain(dctx, running))
 	if shown != nil {
 		shown.Close(dctx)
 	}
@@ -140,18 +171,48 @@ func runServices(ctx context.Context, stdio cli.IO, o options) error {
 	return err
 }
 
+// serve waits for the end, and reads the configuration again whenever it is told to.
+func serve(ctx context.Context, hangups <-chan os.Signal, running []*service.Running, log *slog.Logger) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-hangups:
+			reload(ctx, running, log)
+		}
+	}
+}
+
+// drain ends issuers before registrars: what they took may have to be decided in home, by
+// one that runs beside them.
+func drain(ctx context.Context, running []*service.Running) error {
+	var errs []error
+	for _, kind := range []string{service.Issuer, service.Registrar} {
+		for _, r := range running {
+			if r.Service != kind {
+				continue
+			}
+			if err := r.Drain(ctx); err != nil {
+				errs = append(errs, fmt.Errorf("draining the %s of %s: %w", r.Service, r.Region, err))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // listen serves metrics, if it was asked for, and says where; nil if it was not.
 func listen(ctx context.Context, stdio cli.IO, o options, configs []*service.Config, log *slog.Logger) (*metrics.Server, error) {
 	if o.metrics == "" {
 		return nil, nil //nolint:nilnil // nothing is served, and nothing is wrong
 	}
-	for i, c := range configs {
-		if slices.ContainsFunc(configs[:i], func(d *service.Config) bool { return d.Service == c.Service && d.Region == c.Region }) {
-			return nil, cli.Errorf(cli.Usage, "run the second one in a process of its own, with metrics at another port",
-				"two services are the %s of %s: their metrics could not be told apart", c.Service, c.Region)
-		}
+	if err := distinct(o, configs); err != nil {
+		return nil, err
 	}
-	s, err := metrics.Listen(ctx, o.metrics, log, time.Now)
+	var expected []metrics.Named
+	for _, c := range configs {
+		expected = append(expected, metrics.Named{Service: c.Service, Region: c.Region})
+	}
+	s, err := metrics.Listen(ctx, o.metrics, log, time.Now, expected...)
 	switch {
 	case errors.Is(err, metrics.ErrAddress):
 		return nil, cli.Errorf(cli.Usage, "name the address and the port, as in --metrics 127.0.0.1:9464", "--metrics: %w", err)
@@ -172,6 +233,20 @@ func listen(ctx context.Context, stdio cli.IO, o options, configs []*service.Con
 		return nil, err
 	}
 	return s, nil
+}
+
+// distinct refuses two services whose metrics nothing would tell apart.
+func distinct(o options, configs []*service.Config) error {
+	if o.metrics == "" {
+		return nil
+	}
+	for i, c := range configs {
+		if slices.ContainsFunc(configs[:i], func(d *service.Config) bool { return d.Service == c.Service && d.Region == c.Region }) {
+			return cli.Errorf(cli.Usage, "run the second one in a process of its own, with metrics at another port",
+				"two services are the %s of %s: their metrics could not be told apart", c.Service, c.Region)
+		}
+	}
+	return nil
 }
 
 func start(ctx context.Context, c *service.Config, o options, log *slog.Logger) (*service.Running, error) {

@@ -1,0 +1,115 @@
+package service
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/herald-nats/herald/internal/natsconn"
+)
+
+// Status is whether a service takes requests now. It names no key, and nothing of a
+// configuration but names of files.
+type Status struct {
+	Ready bool     // it is subscribed, and each of its connections stands
+	Why   []string // not; empty if it is
+	// Closed: a connection was closed for good, as never happens while the service lives,
+	// and only a restart helps.
+	Closed bool
+}
+
+// connected notes a connection, which is closed with the service.
+func (r *Running) connected(nc *nats.Conn) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.conns = append(r.conns, nc)
+}
+
+// drop closes one before that.
+func (r *Running) drop(ctx context.Context, nc *nats.Conn) {
+	r.mu.Lock()
+	r.conns = slices.DeleteFunc(r.conns, func(c *nats.Conn) bool { return c == nc })
+	r.mu.Unlock()
+	natsconn.Close(ctx, nc)
+}
+
+// unsubscribed notes that a server refuses a subscription: it happens when the rights of a
+// role changed, and to a connection that stands otherwise. What a connection was refused
+// counts until it is another one.
+func (r *Running) unsubscribed(name string, sub *nats.Subscription, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case err == nil:
+		delete(r.refused, name)
+	case sub != nil && errors.Is(err, nats.ErrPermissionViolation):
+		r.refused[name] = sub.Subject
+	}
+}
+
+// Status gives it as it is now. It may be called by any goroutine.
+func (r *Running) Status() Status {
+	r.mu.Lock()
+	conns, refused, draining := slices.Clone(r.conns), maps.Clone(r.refused), r.draining
+	r.mu.Unlock()
+	if draining {
+		return Status{Why: []string{"it ends"}}
+	}
+	var s Status
+	for _, d := range r.doors.all {
+		if why := d.why(); why != "" {
+			s.Why = append(s.Why, "it takes no requests for "+d.name+": "+why)
+		}
+	}
+	away := false
+	for _, nc := range conns {
+		switch {
+		case nc.IsClosed():
+			s.Closed = true
+			s.Why = append(s.Why, fmt.Sprintf("connection %s is closed", nc.Opts.Name))
+		case !nc.IsConnected():
+			away = true
+			s.Why = append(s.Why, fmt.Sprintf("connection %s is being made again", nc.Opts.Name))
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(refused)) {
+		s.Why = append(s.Why, fmt.Sprintf("connection %s may not subscribe to %s", name, refused[name]))
+	}
+	if away {
+		// A server closes who has an old credential, and refuses them from then on.
+		for _, c := range r.credentials() {
+			if !c.Expires.IsZero() && !time.Now().Before(c.Expires) {
+				s.Why = append(s.Why, fmt.Sprintf("the credential in %s ended at %s", c.File, c.Expires.UTC().Format(time.DateTime)))
+			}
+		}
+	}
+	s.Ready = len(s.Why) == 0
+	return s
+}
+
+// Credential is one of the service's own.
+type Credential struct {
+	File    string
+	Expires time.Time // zero: never
+}
+
+// credentials are those in the folder now: a connection takes them when it is made again.
+func (r *Running) credentials() []Credential {
+	r.mu.Lock()
+	creds := r.files.creds // never changed, but replaced
+	r.mu.Unlock()
+	var all []Credential
+	for file, c := range creds {
+		if expires, err := c.file.Expires(); err == nil {
+			all = append(all, Credential{file, expires})
+		}
+	}
+	slices.SortFunc(all, func(a, b Credential) int { return cmp.Compare(a.File, b.File) })
+	return all
+}
