@@ -64,7 +64,8 @@ func (c *Config) startRegistrar(ctx, run context.Context, r *Running, log *slog.
 			return err
 		}
 	}
-	k.accounts.Store(&r.files.accounts)
+	accounts := r.files.accounts // which a reload replaces
+	k.accounts.Store(&accounts)
 	k.watcher = &registrar.Watcher{
 		Resolver: registrar.NewResolver(sys, c.operator, k.signing, time.Now),
 		Known:    func() []string { return append(k.know.bases(), *k.accounts.Load()...) },
