@@ -30,6 +30,8 @@ type door struct {
 	dial  func(context.Context) (*nats.Conn, error)
 	// unable is what keeps the service from answering here now; empty: nothing does.
 	unable func() string
+	// wanted tells whether there is to be such a door at all.
+	wanted func() bool
 
 	// Of these only the goroutine of doors knows.
 	nc     *nats.Conn
@@ -57,7 +59,7 @@ type doors struct {
 // door is one that is closed, for credentials of the folder.
 func (c *Config) door(r *Running, creds, name string, log *slog.Logger, serve func(*nats.Conn) (*endpoint.Server, error)) *door {
 	return &door{
-		name: name, closed: "it starts", serve: serve, unable: func() string { return "" },
+		name: name, closed: "it starts", serve: serve, unable: func() string { return "" }, wanted: func() bool { return true },
 		dial: func(ctx context.Context) (*nats.Conn, error) { return c.attach(ctx, r, creds, name, log) },
 	}
 }
@@ -68,11 +70,16 @@ func (d *doors) add(o *door) { d.all = append(d.all, o) }
 // open opens all of them, or fails, and keeps them then as they should be until close.
 func (d *doors) open(ctx, run context.Context) error {
 	for _, o := range d.all {
-		if why := o.unable(); why != "" {
+		if !o.wanted() {
+			o.says("")
+		} else if why := o.unable(); why != "" {
 			return fmt.Errorf("%w: it cannot answer: %s", ErrConfig, why)
 		}
 	}
 	for _, o := range d.all {
+		if !o.wanted() {
+			continue
+		}
 		var err error
 		if o.nc, err = o.dial(ctx); err != nil {
 			return err
@@ -122,6 +129,24 @@ func (d *doors) changed() {
 func (d *doors) set(ctx context.Context, o *door) {
 	why := o.unable()
 	switch {
+	case !o.wanted():
+		d.shut(ctx, o)
+		if o.nc != nil {
+			d.drop(ctx, o.nc)
+			o.nc = nil
+			d.log.Info("the door is not wanted any more", "door", o.name)
+		}
+		o.says("")
+	case why == "" && o.nc == nil:
+		dctx, cancel := context.WithTimeout(ctx, lookEvery)
+		defer cancel()
+		var err error
+		if o.nc, err = o.dial(dctx); err != nil {
+			o.nc = nil
+			o.says("it cannot connect: " + err.Error())
+			return // the next look tries again
+		}
+		d.set(ctx, o)
 	case why == "" && o.server == nil:
 		s, err := o.serve(o.nc)
 		if err != nil {
@@ -134,15 +159,23 @@ func (d *doors) set(ctx context.Context, o *door) {
 	case why != "" && o.server != nil:
 		o.says(why)
 		d.log.Error("no requests are taken; issuers of other regions answer them", "door", o.name, "error", why)
-		dctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeWait)
-		defer cancel()
-		if err := o.server.Drain(dctx); err != nil {
-			d.log.Warn("requests that were taken", "door", o.name, "error", err)
-		}
-		o.server = nil
+		d.shut(ctx, o)
 	case why != "":
 		o.says(why)
 	}
+}
+
+// shut answers what was taken at a door, and takes nothing more.
+func (d *doors) shut(ctx context.Context, o *door) {
+	if o.server == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeWait)
+	defer cancel()
+	if err := o.server.Drain(ctx); err != nil {
+		d.log.Warn("requests that were taken", "door", o.name, "error", err)
+	}
+	o.server = nil
 }
 
 // says notes why a door is closed.
@@ -192,6 +225,9 @@ func (d *doors) reconnect(ctx context.Context) error {
 // move opens a door on another connection before the old one is drained: what a server had
 // sent there already would be lost with it.
 func (d *doors) move(ctx context.Context, o *door) error {
+	if o.nc == nil {
+		return nil // it is not there, and takes the new one when it is
+	}
 	ctx, cancel := context.WithTimeout(ctx, closeWait)
 	defer cancel()
 	nc, err := o.dial(ctx)

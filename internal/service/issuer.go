@@ -83,17 +83,20 @@ func (c *Config) startIssuer(ctx, run context.Context, r *Running, log *slog.Log
 	// Members and guests each have a connection of their own.
 	c.answers(r, "renew", svc.MemberEndpoints(), log, func() string { members, _ := svc.Held().Unable(); return members })
 	c.answers(r, "issue", svc.GuestEndpoints(), log, func() string { _, guests := svc.Held().Unable(); return guests })
+	t := c.answers(r, "tutorial", svc.TutorialEndpoints(), log, func() string { members, _ := svc.Held().Unable(); return members })
+	t.wanted = func() bool { return svc.Held().Tutorial }
 	return r.doors.open(ctx, run)
 }
 
 // answers adds a door of an issuer.
-func (c *Config) answers(r *Running, name string, endpoints []endpoint.Endpoint, log *slog.Logger, unable func() string) {
+func (c *Config) answers(r *Running, name string, endpoints []endpoint.Endpoint, log *slog.Logger, unable func() string) *door {
 	d := c.door(r, platform.AuthCreds, name, log, func(nc *nats.Conn) (*endpoint.Server, error) {
 		stats := func() any { return r.Stats().shown() }
 		return endpoint.Serve(nc, Issuer, provision.Queue, "credentials in "+c.Region.String()+": "+name, endpoints, stats)
 	})
 	d.unable = unable
 	r.doors.add(d)
+	return d
 }
 
 // records is who writes down what the service does. Where its folder cannot be written, what

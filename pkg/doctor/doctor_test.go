@@ -513,6 +513,14 @@ func cases() []struct {
 			one("web", func(r *Role) { r.Template.AllowedConnectionTypes = []string{"WEBSOCKET", "LEAFNODE"} })
 			one("mqtt", func(r *Role) { r.Template.AllowedConnectionTypes = []string{"MQTT"} })
 			one("any", func(r *Role) { r.Template.AllowedConnectionTypes = nil })
+			f.Roles = append(f.Roles, Role{
+				Account: "GUEST", Name: "guest", Own: true, Limits: limits(),
+				Template: func() jwt.UserPermissionLimits {
+					t := template()
+					t.Pub.Allow = jwt.StringList{"auth.v1.info", "auth.v1.issue", "chat.req.access"}
+					return t
+				}(),
+			})
 		}, []string{
 			"role-broken warning: role APP/bearer: nobody can use it: it is a bearer's, and its account refuses those",
 			"role-broken warning: role APP/noconns: nobody can use it: its account may have no connections",
@@ -522,6 +530,7 @@ func cases() []struct {
 			"role-broken warning: role APP/idle: nobody can use it: it may neither publish nor subscribe",
 			"role-broken warning: role APP/ways: nobody can use it: it names no way to connect that servers know: CARRIER_PIGEON",
 			"role-broken warning: role APP/web: nobody can use it: it connects by LEAFNODE, WEBSOCKET only, and no server listens for that",
+			"tutorial-door warning: role GUEST/guest: it may ask for creds files at chat.req.access, and every guest can read every seed in them",
 			"role-unused info: role APP/unused: nobody has it: no grant names it, and no static user is of it",
 		}},
 		{"ends", func(f *Facts) {

@@ -365,6 +365,11 @@ func serviceKinds() []Kind {
 			"Correct the role in platform.yaml and apply.",
 		},
 		{
+			"tutorial-door",
+			"All guests are one user with one inbox. Whoever comes in by that door is whoever listened.",
+			"Take tutorial_door out of platform.yaml once the tutorial is over, and apply.",
+		},
+		{
 			"role-unused",
 			"A key that nobody needs can only be stolen.",
 			"Grant it, or take it out of platform.yaml.",

@@ -9,6 +9,7 @@ import (
 	"github.com/nats-io/jwt/v2"
 
 	"github.com/herald-nats/herald/pkg/doctor/seen"
+	"github.com/herald-nats/herald/pkg/subject"
 )
 
 // roles looks for roles that nobody can use.
@@ -18,6 +19,9 @@ func (r *report) roles() {
 			continue
 		}
 		where := "role " + role.Account + "/" + role.Name
+		if role.Own && slices.Contains(role.Template.Pub.Allow, subject.TutorialAccess) {
+			r.add("tutorial-door", Warning, where, "it may ask for creds files at %s, and every guest can read every seed in them", subject.TutorialAccess)
+		}
 		if why := r.unusable(role); why != "" {
 			r.add("role-broken", Warning, where, "nobody can use it: %s", why)
 		} else if !role.Own && !role.Granted && role.Static == 0 {

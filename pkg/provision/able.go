@@ -11,6 +11,7 @@ type Held struct {
 	Known     bool // there is a document
 	Region    bool // the document has this service's region
 	RegionKey bool // under the region key that the service holds
+	Tutorial  bool // the tutorial's door is open
 	RoleKeys  int  // role keys that are here
 	Offered   int  // roles on offer whose keys are here
 	Lacking   []ident.AccountKey

@@ -19,10 +19,11 @@ const (
 	DoorInfo Door = iota
 	DoorIssue
 	DoorRenew
+	DoorTutorial
 	doors
 )
 
-func (d Door) String() string { return [doors]string{"info", "issue", "renew"}[d] }
+func (d Door) String() string { return [doors]string{"info", "issue", "renew", "tutorial"}[d] }
 
 // way is how a request shows who asks. Whatever a caller writes, there are no others.
 type way uint8
@@ -135,10 +136,14 @@ func (s *Service) measured(d Door, h endpoint.Handler) endpoint.Handler {
 
 // wayAt is the way of all requests at a door, as long as they say nothing else.
 func wayAt(d Door) way {
-	if d == DoorRenew {
+	switch d {
+	case DoorRenew:
 		return wayRenewal
+	case DoorTutorial:
+		return wayOpen
+	default:
+		return wayUnknown
 	}
-	return wayUnknown
 }
 
 // measuring is the measure of the request that ctx belongs to; nil if nobody measures it.
@@ -214,6 +219,9 @@ func (s *Service) Measured() Measured {
 	var all Measured
 	names := outcomeNames()
 	for d := range doors {
+		if d == DoorTutorial && !s.Held().Tutorial {
+			continue
+		}
 		q := s.meters.queues[d].Read()
 		all.Queues = append(all.Queues, Queued{d.String(), q})
 		for w := range ways {

@@ -39,7 +39,7 @@ func (s *Service) Use(d *ledger.Document) {
 	}
 	t := &terms{document: d, grants: d.Grants(), users: trust.NewUsers(d.Public), session: d.Policy.LongestSession()}
 	var keys []issuer.RoleKey
-	t.held.Region, t.held.RegionKey = true, true
+	t.held.Region, t.held.RegionKey, t.held.Tutorial = true, true, d.Public.TutorialDoor
 	for line, o := range d.Policy.Offers {
 		t.reasons = append(t.reasons, reason(line, o.To()))
 		a, _ := d.Public.Account(o.Account)

@@ -21,6 +21,10 @@ const (
 	HomeAll    = "auth.v1.home.*"
 )
 
+// TutorialAccess is where programs of the 2020 NATS tutorial ask for a creds file. It is in
+// no account unless the platform file turns it on.
+const TutorialAccess = "chat.req.access"
+
 // Callout is the auth callout's door of the issuing service; see the table of
 // rights in docs/architecture.md.
 const Callout = "auth.v1.callout"

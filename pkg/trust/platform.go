@@ -27,6 +27,9 @@ type Platform struct {
 	// Ways are the ways to show who asks by which something may be had, as they are written
 	// in a request's identity.type; empty: the document does not say.
 	Ways []string `json:"ways,omitempty"`
+	// TutorialDoor tells that issuers answer programs of the 2020 NATS tutorial, with seeds
+	// that every guest can read.
+	TutorialDoor bool `json:"tutorial_door,omitempty"`
 	// Providers are those whose tokens are taken.
 	Providers []Provider `json:"providers,omitempty"`
 }

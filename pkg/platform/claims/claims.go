@@ -293,7 +293,7 @@ func (c *Compiler) callout(out *jwt.ExternalAuthorization, in *manifest.Callout)
 // something is granted: what clients and issuers need to verify credentials.
 func (c *Compiler) Public(operator string) (*trust.Platform, error) {
 	f := c.file
-	p := &trust.Platform{Name: f.Name.String(), Operator: operator, Home: f.Home}
+	p := &trust.Platform{Name: f.Name.String(), Operator: operator, Home: f.Home, TutorialDoor: f.TutorialDoor.On()}
 	for _, r := range f.Regions {
 		seal, ok := c.keys.Regions[r.Name]
 		if !ok {

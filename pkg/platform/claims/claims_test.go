@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 	"github.com/herald-nats/herald/pkg/platform/claims"
 	"github.com/herald-nats/herald/pkg/platform/manifest"
 	"github.com/herald-nats/herald/pkg/policy"
+	"github.com/herald-nats/herald/pkg/subject"
 )
 
 // key is a public nkey that a name stands for.
@@ -264,5 +266,39 @@ func TestExamples(t *testing.T) {
 				t.Errorf("%s: %v", name, err)
 			}
 		}
+	}
+}
+
+// The tutorial's door is in no account unless it is opened; then guests may ask there, their
+// account reaches it by an import that says who asks, and issuers listen. Nobody else has
+// any part in it.
+func TestTutorialDoor(t *testing.T) {
+	closed, before := compiled(t, "")
+	opened, after := compiled(t, "tutorial_door: {i_know: "+manifest.TutorialSentence+"}\n")
+	if p, err := closed.Public("O"); err != nil || p.TutorialDoor {
+		t.Errorf("%v %v", p, err)
+	}
+	if p, err := opened.Public("O"); err != nil || !p.TutorialDoor {
+		t.Errorf("%v %v", p, err)
+	}
+	for name, ac := range after {
+		if text := ac.String(); (name == manifest.Auth || name == manifest.Guest) != strings.Contains(text, subject.TutorialAccess) {
+			t.Errorf("open, %s: %s", name, text)
+		}
+		if text := before[name].String(); strings.Contains(text, subject.TutorialAccess) || strings.Contains(text, "tutorial") {
+			t.Errorf("closed, %s: %s", name, text)
+		}
+	}
+	guest := role(t, after[manifest.Guest], manifest.RoleGuest).Template
+	if !guest.Pub.Allow.Contains(subject.TutorialAccess) || len(guest.Sub.Allow) != 1 || guest.Sub.Allow[0] != subject.UserInbox {
+		t.Errorf("%+v", guest)
+	}
+	issuer := role(t, after[manifest.Auth], manifest.RoleIssuer).Template
+	if !issuer.Sub.Allow.Contains(subject.TutorialAccess) || issuer.Pub.Allow.Contains(subject.TutorialAccess) {
+		t.Errorf("%+v", issuer)
+	}
+	i := slices.IndexFunc(after[manifest.Guest].Imports, func(i *jwt.Import) bool { return string(i.Subject) == subject.TutorialAccess })
+	if i < 0 || !after[manifest.Guest].Imports[i].Share || !after[manifest.Guest].Imports[i].IsService() {
+		t.Error("guests do not reach it by an import that says who asks")
 	}
 }

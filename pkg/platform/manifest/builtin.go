@@ -294,17 +294,23 @@ func (f *File) builtin() []Account {
 						[]string{subject.ImportedReplies, subject.Audit, subject.HomeClaim, subject.HomeRedeem},
 						f.getSubjects(whatHolds...)...,
 					),
-					[]string{
-						subject.Info, subject.Issue, subject.Renew, subject.Callout,
-						subject.ServiceInfo, subject.LedgerNews, subject.ServiceInbox,
-					}),
+					append(
+						[]string{
+							subject.Info, subject.Issue, subject.Renew, subject.Callout,
+							subject.ServiceInfo, subject.LedgerNews, subject.ServiceInbox,
+						},
+						f.tutorial()...,
+					)),
 			},
-			Exports: []Export{
-				{Name: "platform information", Subject: subject.Info, Type: service},
-				{Name: "issue of credentials", Subject: subject.Issue, Type: service},
-				{Name: "renewal of credentials", Subject: subject.Renew, Type: service},
-				{Name: "discovery of issuers", Subject: subject.ServiceInfo, Type: service, Response: stream},
-			},
+			Exports: append(
+				[]Export{
+					{Name: "platform information", Subject: subject.Info, Type: service},
+					{Name: "issue of credentials", Subject: subject.Issue, Type: service},
+					{Name: "renewal of credentials", Subject: subject.Renew, Type: service},
+					{Name: "discovery of issuers", Subject: subject.ServiceInfo, Type: service, Response: stream},
+				},
+				f.tutorialExports()...,
+			),
 			Imports: slices.Concat(
 				imports(Ledger, service, subject.HomeClaim, subject.HomeRedeem, subject.AuditExport),
 				imports(Ledger, service, f.getSubjects(whatHolds...)...),
@@ -314,8 +320,9 @@ func (f *File) builtin() []Account {
 		{
 			Name: label(Guest), own: true,
 			Description: "where anyone may ask for a credential",
-			Roles:       []Role{public(RoleGuest, "asks for a credential", []string{subject.Info, subject.Issue}, []string{subject.UserInbox})},
-			Imports:     imports(Auth, service, subject.Info, subject.Issue),
+			Roles: []Role{public(RoleGuest, "asks for a credential",
+				append([]string{subject.Info, subject.Issue}, f.tutorial()...), []string{subject.UserInbox})},
+			Imports: imports(Auth, service, append([]string{subject.Info, subject.Issue}, f.tutorial()...)...),
 		},
 		{
 			Name: label(Admin), own: true,
@@ -332,6 +339,23 @@ func (f *File) builtin() []Account {
 			Imports:     imports(Auth, service, subject.Info, subject.Renew),
 		},
 	}
+}
+
+// tutorial is the subject of the tutorial's door, where that is open: where it is not, no
+// account knows of it.
+func (f *File) tutorial() []string {
+	if !f.TutorialDoor.On() {
+		return nil
+	}
+	return []string{subject.TutorialAccess}
+}
+
+func (f *File) tutorialExports() []Export {
+	var out []Export
+	for _, s := range f.tutorial() {
+		out = append(out, Export{Name: "creds files for the tutorial's programs", Subject: s, Type: service})
+	}
+	return out
 }
 
 func (f *File) member() Role {

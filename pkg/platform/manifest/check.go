@@ -40,6 +40,7 @@ func (f *File) check(t *typeOf, unread map[string]bool) Problems {
 	c.regions()
 	c.credentials()
 	c.chat()
+	c.tutorial()
 	c.eachAccount()
 	c.providers()
 	c.identities()

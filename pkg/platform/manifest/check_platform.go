@@ -77,6 +77,14 @@ type address struct {
 	port int
 }
 
+// tutorial refuses whoever opens that door without saying what it does.
+func (c *checker) tutorial() {
+	if d := c.f.TutorialDoor; d != nil && d.IKnow != "" && !d.On() {
+		c.bad("tutorial_door.i_know", "leave tutorial_door out, or write i_know: "+strconv.Quote(TutorialSentence),
+			"the tutorial's door is opened by one sentence only, which says what it does")
+	}
+}
+
 // parseAddress accepts host:port in one spelling: what is written in two ways would not
 // be seen to be the same.
 func parseAddress(s string) (a address, reason, hint string) {

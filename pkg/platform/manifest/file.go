@@ -40,6 +40,9 @@ type File struct {
 	Credentials Credentials `yaml:"credentials"`
 	// The chat that the platform comes with.
 	Chat Chat `yaml:"chat" required:"true"`
+	// The door of the 2020 NATS tutorial's chat: whoever sends a name to chat.req.access as a
+	// guest gets a creds file, as by a grant to open. Default: there is none.
+	TutorialDoor *TutorialDoor `yaml:"tutorial_door"`
 	// Accounts beside those that Herald brings: SYS, LEDGER, READERS, AUTH, GUEST, ADMIN and
 	// CHAT. An entry named CHAT adds to that account (but no streams and no callout); one
 	// named SYS may add exports, which need only; the others cannot be changed.
@@ -223,6 +226,20 @@ type Room struct {
 	// The room's channels, in the order in which they are shown.
 	Channels []ident.Label `yaml:"channels" required:"true"`
 }
+
+// TutorialSentence is what whoever opens the tutorial's door says that they know: all guests
+// are one user with one inbox, and the answer has a seed in it.
+const TutorialSentence = "every guest can read every seed that this door gives"
+
+// TutorialDoor opens the tutorial's door.
+type TutorialDoor struct {
+	// What one has to know of it, in these words: "every guest can read every seed that this
+	// door gives". Any other text is refused.
+	IKnow string `yaml:"i_know" required:"true"`
+}
+
+// On tells whether it is open; there may be none.
+func (d *TutorialDoor) On() bool { return d != nil && d.IKnow == TutorialSentence }
 
 // Account is a NATS account: subjects, streams and users apart from all others.
 type Account struct {

@@ -86,6 +86,7 @@ const (
 	partEach    = "limit per identity"
 	partChatIn  = "chat account"
 	partAudit   = "records required"
+	partDoor    = "tutorial door"
 )
 
 // parts takes a document apart. Putting together what it gives makes an equal one.
@@ -111,6 +112,9 @@ func parts(d *ledger.Document) []part {
 		put(partAccount+a.Name.String(), a)
 	}
 	put(partChatIn, p.Chat.Account)
+	if p.TutorialDoor {
+		put(partDoor, true)
+	}
 	for _, r := range p.Chat.Rooms {
 		put(partRoom+r.Name.String(), r)
 	}
@@ -160,6 +164,8 @@ func together(all []part) (*ledger.Document, error) {
 			get(&d.Public.Home)
 		case p.key == partChatIn:
 			get(&d.Public.Chat.Account)
+		case p.key == partDoor:
+			get(&d.Public.TutorialDoor)
 		case p.key == partNames:
 			get(&d.Names)
 		case strings.HasPrefix(p.key, partRegion):
