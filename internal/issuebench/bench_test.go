@@ -24,9 +24,10 @@ import (
 const (
 	inFlight = 64
 	// Connections that ask: those of guests carry what many guests ask, while each user
-	// renews on its own, and may do so 30 times at once, and once a second.
+	// renews on its own, and may do so 30 times at once, and once a second: these may 60,000
+	// times in one measurement.
 	guestConns  = 6
-	memberConns = 1000
+	memberConns = 2000
 
 	rounds  = 6               // even: each way is as often first as last
 	warm    = time.Second     // before each measurement, so that connections and caches are warm
@@ -145,14 +146,23 @@ func profiled(tb testing.TB, who string, do func()) {
 //	go tool pprof -tagfocus part=issuer -top -cum /tmp/BenchmarkRate-issue-herald-cpu.prof
 //	go tool pprof -base /tmp/BenchmarkRate-issue-herald-allocs-before.prof -top /tmp/BenchmarkRate-issue-herald-allocs.prof
 func BenchmarkRate(b *testing.B) {
-	for name, doorOf := range doors() {
-		b.Run(name, func(b *testing.B) {
-			w := newWorld(b, "ams")
-			d := doorOf(w, b)
+	one, three := []string{"ams"}, []string{"ams", "sfo", "sgp"}
+	for _, c := range []struct {
+		name    string
+		regions []string
+		door    func(*world, testing.TB) door
+	}{
+		{"issue", one, (*world).issueDoor},
+		{"renew", one, (*world).renewDoor},
+		{"issue-three-regions", three, (*world).issueDoor}, // nine servers and three registrars share the processors
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			w := newWorld(b, c.regions...)
+			d := c.door(w, b)
 			for b.Loop() {
-				issuer := w.issuer(b)
+				stop := w.answers(b, nil)
 				r := d.run(b, herald)
-				w.stop(b, issuer)
+				stop()
 				b.Log(r)
 				b.ReportMetric(r.rate(), "requests/s")
 			}
@@ -175,7 +185,8 @@ func (w *world) answers(tb testing.TB, reference func(testing.TB) *reference) (s
 // requests a second to each reference.
 func compared(b *testing.B, w *world, d door, references map[string]func(testing.TB) *reference, order []string) (ratio map[string]float64) {
 	b.Helper()
-	rates, ratios, byCPU, cores := map[string]figures{}, map[string]figures{}, map[string]figures{}, figures{}
+	rates, ratios, byCPU := map[string]figures{}, map[string]figures{}, map[string]figures{}
+	var cores, allocs figures
 	ways := append([]string{herald}, order...)
 	for round := range rounds {
 		got := map[string]result{}
@@ -191,6 +202,7 @@ func compared(b *testing.B, w *world, d door, references map[string]func(testing
 			rates[way] = append(rates[way], got[way].rate())
 		}
 		cores = append(cores, got[herald].cores())
+		allocs = append(allocs, float64(got[herald].allocs)/float64(got[herald].granted()))
 		for _, way := range order {
 			ratios[way] = append(ratios[way], got[herald].rate()/got[way].rate())
 			byCPU[way] = append(byCPU[way], got[way].each().Seconds()/got[herald].each().Seconds())
@@ -198,6 +210,7 @@ func compared(b *testing.B, w *world, d door, references map[string]func(testing
 	}
 	rates[herald].report(b, "requests/s")
 	cores.report(b, "cores")
+	allocs.report(b, "allocs/request") // of the servers and the clients, too
 	ratio = map[string]float64{}
 	for _, way := range order {
 		rates[way].report(b, way+"-requests/s")
@@ -231,7 +244,7 @@ func BenchmarkIssue(b *testing.B) {
 	}
 }
 
-// BenchmarkRenew renews the credentials of a thousand connections, 64 requests in flight.
+// BenchmarkRenew renews the credentials of two thousand connections, 64 requests in flight.
 func BenchmarkRenew(b *testing.B) {
 	w := newWorld(b, "ams")
 	d := w.renewDoor(b)

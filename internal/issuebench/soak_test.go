@@ -39,11 +39,12 @@ const (
 )
 
 const (
-	openUsers = 500 // names that are known already
-	perMember = 0.8 // renewals a second of one user: it may ask once
-	patience  = 15 * time.Second
-	prompt    = 400 * time.Millisecond
-	tries     = 3
+	soakMembers = 1000
+	openUsers   = 500 // names that are known already
+	perMember   = 0.8 // renewals a second of one user: it may ask once
+	patience    = 15 * time.Second
+	prompt      = 400 * time.Millisecond
+	tries       = 3
 	// settled is how long after a rotation, at most, every issuer has heard of it.
 	settled = 5 * time.Second
 )
@@ -103,7 +104,7 @@ func TestSoak(t *testing.T) {
 	if err := s.rotate(t.Context(), t.TempDir()); err != nil {
 		t.Fatal(err)
 	}
-	s.guests, s.members = w.guests(t, guestConns), w.members(t, memberConns)
+	s.guests, s.members = w.guests(t, guestConns), w.members(t, soakMembers)
 	s.conns = append(slices.Clone(s.guests), s.members...)
 
 	// Names that are known; and the rate, by access keys, which is the lower one.
