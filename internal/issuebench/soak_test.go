@@ -60,11 +60,11 @@ type soaking struct {
 	issuer  atomic.Pointer[service.Running] // that serves, or came last
 	rotated atomic.Pointer[rotation]
 	renewal atomic.Int64
-	again   sync.WaitGroup // those who were told to come back
 
 	mu      sync.Mutex
 	next    int // request
 	waiting map[int]waiting
+	coming  int            // back, as they were told
 	got     map[string]int // by who asked and how it was answered
 	lost    int
 	late    int // answers that were not prompt
@@ -138,7 +138,6 @@ func TestSoak(t *testing.T) {
 		}
 	})
 	work.Wait()
-	s.again.Wait()
 	for end := time.Now().Add(patience); s.pending() > 0 && time.Now().Before(end); {
 		time.Sleep(10 * time.Millisecond)
 	}
@@ -254,20 +253,27 @@ func (s *soaking) take(number int, m *nats.Msg) {
 	}
 	// Who is told that it is busy comes back when it was told to, as clients do.
 	if e, err := wire.DecodeError(m.Data); err == nil && e.Code == wire.Unavailable && e.RetryAfterMS > 0 && asked.tries < tries {
-		s.again.Add(1)
+		s.comes(1)
 		time.AfterFunc(e.RetryAfter(), func() {
-			defer s.again.Done()
 			s.send(asked.who, asked.n, asked.tries+1)
+			s.comes(-1)
 		})
 		return
 	}
 	s.failed(fmt.Errorf("%s: %s: %s", asked.who, code, m.Data))
 }
 
+func (s *soaking) comes(more int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.coming += more
+}
+
+// pending is how many wait for an answer, or to ask again.
 func (s *soaking) pending() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return len(s.waiting)
+	return len(s.waiting) + s.coming
 }
 
 // sweep gives up what was not answered.
