@@ -30,6 +30,7 @@ const (
 // result is what came of one load.
 type result struct {
 	took      time.Duration
+	asking    time.Duration              // that part of it in which requests were sent
 	answers   map[string][]time.Duration // by code: how long each took
 	cpu       time.Duration              // of this process
 	allocs    uint64
@@ -39,7 +40,7 @@ type result struct {
 func (r result) granted() int { return len(r.answers[granted]) }
 
 // rate is how many were granted in a second.
-func (r result) rate() float64 { return float64(r.granted()) / r.took.Seconds() }
+func (r result) rate() float64 { return float64(r.granted()) / r.asking.Seconds() }
 
 // cores is how many processors were at work.
 func (r result) cores() float64 { return r.cpu.Seconds() / r.took.Seconds() }
@@ -212,6 +213,7 @@ func closed(tb testing.TB, conns []*nats.Conn, inFlight int, long time.Duration,
 		tb.Error("requests were not answered")
 	}
 	r := meter.end(tb)
+	r.asking = r.took
 	for _, s := range slots {
 		s.mu.Lock()
 		for code, all := range s.answers {
@@ -227,20 +229,28 @@ func closed(tb testing.TB, conns []*nats.Conn, inFlight int, long time.Duration,
 func open(tb testing.TB, conns []*nats.Conn, rate float64, long time.Duration, next func(i int) *nats.Msg) result {
 	tb.Helper()
 	n := int(rate * long.Seconds())
-	codes, times := make([]string, n), make([]time.Duration, n)
-	var heard atomic.Int64
+	var mu sync.Mutex
+	codes, times, heard := make([]string, n), make([]time.Duration, n), 0
 	all := make(chan struct{})
 	due := func(i int) time.Duration { return time.Duration(float64(i) / rate * float64(time.Second)) }
 	var began time.Time
 	inboxes, stop := listen(tb, conns, func(i int, m *nats.Msg) {
-		codes[i], times[i] = codeOf(m), time.Since(began)-due(i)
-		if heard.Add(1) == int64(n) {
+		code := codeOf(m)
+		mu.Lock()
+		defer mu.Unlock()
+		if codes[i] != "" {
+			return // twice
+		}
+		codes[i], times[i] = code, time.Since(began)-due(i)
+		if heard++; heard == n {
 			close(all)
 		}
 	})
 	defer stop()
 	meter := begin(tb)
+	mu.Lock()
 	began = meter.began
+	mu.Unlock()
 	for i := range n {
 		if wait := due(i) - time.Since(began); wait > 0 {
 			time.Sleep(wait)
@@ -265,8 +275,9 @@ func open(tb testing.TB, conns []*nats.Conn, rate float64, long time.Duration, n
 	if late := asked - long; late > long/20 {
 		tb.Errorf("%d requests were to be sent in %s, and took %s", n, long, asked)
 	}
-	r.took = asked
-	stop()
+	r.asking = asked
+	mu.Lock()
+	defer mu.Unlock()
 	for i, code := range codes {
 		if code == "" {
 			code, times[i] = unanswered, lastWait
