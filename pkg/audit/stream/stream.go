@@ -31,6 +31,10 @@ func New(nc *nats.Conn, r ident.Region, writer ident.UserKey) *Stream {
 
 // Append implements audit.Store.
 func (s *Stream) Append(ctx context.Context, b audit.Sealed) error {
+	if !s.nc.IsConnected() {
+		// It would wait for its time to be over, and whoever asked for a credential with it.
+		return fmt.Errorf("%w: not connected", audit.ErrUnavailable)
+	}
 	msg, err := s.nc.RequestMsgWithContext(ctx, &nats.Msg{Subject: s.subject, Data: b.Data, Header: nats.Header{nats.MsgIdHdr: {b.ID()}}})
 	if err != nil {
 		return fmt.Errorf("%w: %w", audit.ErrUnavailable, err)
