@@ -197,8 +197,8 @@ func (c *Config) dial(ctx context.Context, r *Running, creds credential, what st
 		nc, err := natsconn.Dial(ctx, natsconn.Options{
 			URLs: c.URLs, Name: name, Credential: creds.file,
 			InboxPrefix: subject.ServiceInboxPrefix(creds.user), TLS: natsconn.TLSFiles(c.dir), Log: log,
-			OnError:      func(sub *nats.Subscription, err error) { r.unsubscribed(name, sub, err) },
-			OnDisconnect: func(error) { r.unsubscribed(name, nil, nil) },
+			OnError:      func(_ *nats.Subscription, err error) { r.unsubscribed(name, err) },
+			OnDisconnect: func(error) { r.disconnected(name) },
 		})
 		if err == nil {
 			r.connected(nc)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -42,15 +43,25 @@ func (r *Running) drop(ctx context.Context, nc *nats.Conn) {
 // unsubscribed notes that a server refuses a subscription: it happens when the rights of a
 // role changed, and to a connection that stands otherwise. What a connection was refused
 // counts until it is another one.
-func (r *Running) unsubscribed(name string, sub *nats.Subscription, err error) {
+//
+// nats.go names no subscription then: which it is stands in the server's words.
+func (r *Running) unsubscribed(name string, err error) {
+	if !errors.Is(err, nats.ErrPermissionViolation) {
+		return
+	}
+	_, rest, ok := strings.Cut(err.Error(), `Subscription to "`)
+	if subj, _, ended := strings.Cut(rest, `"`); ok && ended {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.refused[name] = subj
+	}
+}
+
+// disconnected forgets what a connection was refused.
+func (r *Running) disconnected(name string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	switch {
-	case err == nil:
-		delete(r.refused, name)
-	case sub != nil && errors.Is(err, nats.ErrPermissionViolation):
-		r.refused[name] = sub.Subject
-	}
+	delete(r.refused, name)
 }
 
 // Status gives it as it is now. It may be called by any goroutine.
