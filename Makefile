@@ -16,7 +16,7 @@ unexport NATS_CREDS
 unexport NATS_CONTEXT
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long test-nsc check build bench soak clean
+.PHONY: help demo test test-long test-nsc nodejs check build bench soak clean
 .NOTPARALLEL:
 
 help: ## list the targets
@@ -76,6 +76,12 @@ check: ## formatting, linters, import rules, module files
 	$(GO) -C tools mod verify
 	$(GO) -C tools/dex mod tidy -diff
 	$(GO) -C tools/dex mod verify
+
+nodejs: ## an unmodified nats.js comes in by auth callout (node and npm)
+	@dir=$$(mktemp -d); trap 'rm -rf "$$dir"' EXIT; set -e; \
+	cp examples/callout-nodejs/*.mjs examples/callout-nodejs/*.json "$$dir"; \
+	(cd "$$dir" && npm ci --ignore-scripts --no-audit --no-fund); \
+	HERALD_NODEJS="$$dir" $(GO) test -count=1 -v -run '^TestNodeJS$$' $(TESTFLAGS) ./internal/callouttest
 
 build: ## build the programs into bin/
 	$(GO) build -trimpath -o bin/ ./cmd/...

@@ -499,13 +499,30 @@ func (s *session) write(ctx context.Context, w *work, changes []change) error {
 	return err
 }
 
-// put writes an account's next base claims.
+// put writes an account's next base claims. Where the ledger has none yet and this folder's
+// first ones, which servers hold by now, say something else, these come before: two that say
+// different things must not have one version.
 func (s *session) put(ctx context.Context, c change) (string, error) {
+	if h, ok := s.Platform.Account(c.claims.Name); ok && c.was == 0 && h.Version == 1 && h.Digest != plan.Digest(c.claims) {
+		token, _, err := s.Platform.Claims(h)
+		if err != nil {
+			return "", err
+		}
+		if _, err := s.putToken(ctx, c, token); err != nil {
+			return "", err
+		}
+		c.was = 1
+	}
 	token, err := s.signer.Account(c.claims, c.was+1, s.Now())
 	if err != nil {
 		return "", fmt.Errorf("signing account %s: %w", c.claims.Name, err)
 	}
-	err = s.until(ctx, func(ctx context.Context) error {
+	return s.putToken(ctx, c, token)
+}
+
+// putToken writes what was signed, and gives what is there then.
+func (s *session) putToken(ctx context.Context, c change, token string) (string, error) {
+	err := s.until(ctx, func(ctx context.Context) error {
 		e, err := s.decider.PutBase(ctx, c.key, token, c.was, s.Now())
 		if b, ok := e.Body.(ledger.Base); err == nil && ok {
 			token = b.JWT // put by an earlier try
@@ -540,7 +557,7 @@ func (s *session) putDocument(ctx context.Context, w *work) (string, error) {
 	}
 	d := w.document
 	s.step("give issuers the keys of roles")
-	if err := s.Platform.GiveKeys(d.Policy.Offers); err != nil {
+	if err := s.Platform.GiveKeys(d); err != nil {
 		return "", err
 	}
 	s.step("write the platform document")

@@ -33,6 +33,7 @@ func keys(t testing.TB, f *manifest.File) claims.Keys {
 	for _, r := range f.Regions {
 		k.Regions[r.Name] = must(ident.ParseSealKey(public(nkeys.PrefixByteCurve, r.Name.String())))
 	}
+	k.Callout = must(ident.ParseSealKey(public(nkeys.PrefixByteCurve, "callout")))
 	return k
 }
 

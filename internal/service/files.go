@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/herald-nats/herald/internal/natsconn"
+	"github.com/herald-nats/herald/pkg/callout"
 	"github.com/herald-nats/herald/pkg/certs"
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/keystore"
@@ -24,6 +25,8 @@ type files struct {
 	// Of an issuer.
 	seal *keystore.Key
 	keys provision.RoleKeys
+	// callout is the callout key; nil: nobody comes in by auth callout here.
+	callout *callout.Key
 
 	// Of a registrar.
 	signing  *keystore.Key
@@ -89,6 +92,9 @@ func (c *Config) issuerFiles(f *files) error {
 	}
 	if r, _ := c.platform.Region(c.Region); r.SealKey.String() != f.seal.Public() {
 		return fmt.Errorf("%s: %w: its region key is %s; the platform document says %s", c.dir, ErrConfig, f.seal.Public(), r.SealKey)
+	}
+	if f.callout, err = c.calloutKey(); err != nil {
+		return err
 	}
 	f.keys, err = c.roleKeys()
 	return err

@@ -20,6 +20,7 @@ import (
 	"github.com/herald-nats/herald/pkg/audit/stream"
 	"github.com/herald-nats/herald/pkg/authn"
 	"github.com/herald-nats/herald/pkg/authn/oidc"
+	"github.com/herald-nats/herald/pkg/callout"
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/issuer"
 	"github.com/herald-nats/herald/pkg/keystore"
@@ -39,6 +40,10 @@ func (c *Config) startIssuer(ctx, run context.Context, r *Running, log *slog.Log
 	if err != nil {
 		return err
 	}
+	lobby, err := ident.ParseLabel(platform.Door)
+	if err != nil {
+		return err
+	}
 	nc, err := c.dial(ctx, r, creds, "ledger", log)
 	if err != nil {
 		return err
@@ -54,7 +59,8 @@ func (c *Config) startIssuer(ctx, run context.Context, r *Running, log *slog.Log
 	logins := oidc.New(know.document().Providers, oidc.Options{Log: log})
 	r.logins = logins
 	svc := provision.New(provision.Config{
-		Region: c.Region, Self: self, SealKey: r.files.seal, RoleKeys: r.files.keys, MoreKeys: c.readKeys, Ledger: know.projection,
+		Region: c.Region, Self: self, SealKey: r.files.seal, Door: lobby, Callout: r.files.callout, RoleKeys: r.files.keys, MoreKeys: c.readKeys,
+		Ledger:  know.projection,
 		Home:    provision.NewHome(nc, know.projection, c.opener),
 		Methods: authn.Methods{logins},
 		Records: records, Guests: []ident.Label{guest}, Log: log, Now: time.Now, Spread: issuer.Spread,
@@ -85,6 +91,9 @@ func (c *Config) startIssuer(ctx, run context.Context, r *Running, log *slog.Log
 	c.answers(r, "issue", svc.GuestEndpoints(), log, func() string { _, guests := svc.Held().Unable(); return guests })
 	t := c.answers(r, "tutorial", svc.TutorialEndpoints(), log, func() string { members, _ := svc.Held().Unable(); return members })
 	t.wanted = func() bool { return svc.Held().Tutorial }
+	if r.files.callout != nil {
+		c.answers(r, "callout", svc.CalloutEndpoints(), log, func() string { members, _ := svc.Held().Unable(); return members })
+	}
 	return r.doors.open(ctx, run)
 }
 
@@ -122,6 +131,19 @@ func (c *Config) records(r *Running, creds credential, store audit.Store, log *s
 	}
 	r.records = audit.NewWriter(config)
 	return r.records, nil
+}
+
+// calloutKey is what opens servers' requests about plain clients; nil: nobody comes so here,
+// and none are asked for.
+func (c *Config) calloutKey() (*callout.Key, error) {
+	key, err := keystore.Load(filepath.Join(c.dir, platform.CalloutKeyFile), keystore.Curve)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("the callout key: %w", err)
+	}
+	return callout.NewKey(key)
 }
 
 // readKeys loads all role keys that are in the folder. Which of them are for what is the

@@ -2,6 +2,7 @@ package service
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -38,6 +39,7 @@ type keeper struct {
 	home    *registrar.Home    // nil elsewhere than in home
 	watcher *registrar.Watcher // of the servers
 	rebased chan struct{}      // the ledger has other base claims than before
+	door    *registrar.Doorkeeper
 
 	accounts atomic.Pointer[[]string] // JWTs of the folder
 }
@@ -56,9 +58,11 @@ func (c *Config) startRegistrar(ctx, run context.Context, r *Running, log *slog.
 		return err
 	}
 	k := &keeper{signing: r.files.signing, refresh: make(chan audit.Record, 1024), rebased: make(chan struct{}, 1)}
+	k.door = &registrar.Doorkeeper{Holdings: ledger.NewHoldings(), Kick: kicker(sys), Log: log, Now: time.Now}
 	if err := c.keepLedger(ctx, run, r, k, log); err != nil {
 		return err
 	}
+	r.work.Go(func() { k.door.Run(run) })
 	if c.Region == c.platform.Home {
 		if err := c.decide(ctx, run, r, k, log); err != nil {
 			return err
@@ -78,6 +82,19 @@ func (c *Config) startRegistrar(ctx, run context.Context, r *Running, log *slog.
 	})
 	c.discover(r, log)
 	return r.doors.open(ctx, run)
+}
+
+// kicker has servers close connections, with the rights of a registrar in SYS.
+func kicker(sys *nats.Conn) func(context.Context, string, uint64) error {
+	return func(ctx context.Context, server string, client uint64) error {
+		body, err := json.Marshal(map[string]uint64{"cid": client})
+		if err != nil {
+			return err
+		}
+		// Whatever it answers: it says no where there is no such connection any more.
+		_, err = sys.RequestWithContext(ctx, subject.ServerKickOf(server), body)
+		return err
+	}
 }
 
 // discover lets administrators find the registrar and see how it is, as they do issuers.
@@ -127,8 +144,10 @@ func (c *Config) keepLedger(ctx, run context.Context, r *Running, k *keeper, log
 		k.logins = oidc.New(k.know.document().Providers, oidc.Options{Log: log})
 		r.logins = k.logins
 	}
+	k.door.Gone = k.know.projection.Gone
 	changed := func(e ledger.Entry) {
 		k.denials.Changed(e)
+		k.door.Changed(e)
 		if e.Key.Kind() == ledger.KindBase {
 			k.look()
 		}
@@ -167,9 +186,9 @@ func (c *Config) keepLedger(ctx, run context.Context, r *Running, k *keeper, log
 	}
 	r.work.Go(func() { k.denials.Run(run) })
 
-	k.records = &registrar.Records{Holdings: ledger.NewHoldings(), Log: log, Now: time.Now}
+	k.records = &registrar.Records{Holdings: k.door.Holdings, Issued: k.door.Issued, Log: log, Now: time.Now}
 	if c.Region == c.platform.Home {
-		k.records.Issued = k.issued
+		k.records.Issued = func(rec audit.Record) { k.door.Issued(rec); k.issued(rec) }
 	}
 	if err := jetstream.RecordNews(read, k.records.News); err != nil {
 		return err

@@ -76,10 +76,14 @@ func ServerInput(p *platform.Platform, now time.Time) (serverconf.Input, error) 
 		return serverconf.Input{}, fmt.Errorf("the system account: %w", err)
 	}
 	in := serverconf.Input{Operator: p.Operator, System: system}
-	if !p.File.DefaultSentinel.IsZero() {
+	if ref := p.File.Sentinel(); !ref.IsZero() {
 		if in.Sentinel, err = sentinel(p, now); err != nil {
-			return serverconf.Input{}, fmt.Errorf("default_sentinel %s: %w", p.File.DefaultSentinel, err)
+			return serverconf.Input{}, fmt.Errorf("default_sentinel %s: %w", ref, err)
 		}
+	}
+	if p.File.Callout {
+		// For servers of others, and clients that name it themselves.
+		return in, p.Publish(platform.SentinelFile, in.Sentinel)
 	}
 	return in, nil
 }
@@ -132,7 +136,7 @@ func sameAccount(op *trust.Operator, old, token string) (bool, error) {
 // sentinelFile has the JWT of the default sentinel, so that it is the same in every
 // server's configuration and each time that is rendered. Whoever connects is that user: no secret,
 // but nobody's to change.
-const sentinelFile = "sentinel.jwt"
+const sentinelFile = platform.SentinelFile
 
 // sentinel is the JWT of the user that stands for whoever has no credentials. Nobody has
 // its key: its role is one of bearers.
@@ -141,7 +145,7 @@ func sentinel(p *platform.Platform, now time.Time) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	ref := p.File.DefaultSentinel
+	ref := p.File.Sentinel()
 	account, role := keys.Accounts[ref.Account], keys.Roles[ref]
 	path := filepath.Join(p.Dir.Operator(), sentinelFile)
 	data, err := os.ReadFile(path) // #nosec G304 -- a fixed name in the platform folder

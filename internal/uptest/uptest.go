@@ -39,7 +39,10 @@ type Options struct {
 	Bare    bool // no services
 	TLS     bool // for clients, routes and gateways, as of `nscsetup init --tls`
 	Leaf    bool // the first server of home takes leafnodes
-	Log     io.Writer
+	// More is added to the platform file before anything runs: where servers are configured
+	// by it, it cannot come later. It begins with more grants.
+	More string
+	Log  io.Writer
 }
 
 // StartWait bounds a start; servers on existing data wait out an election.
@@ -77,10 +80,25 @@ func Init(ctx context.Context, dir string, o Options) (*platform.Platform, *Port
 	if err == nil && o.Leaf {
 		err = takeLeafnodes(p, spec.Port+spec.Ports())
 	}
+	if err == nil && o.More != "" {
+		p, err = describe(p, o.More)
+	}
 	if err != nil {
 		return nil, nil, errors.Join(err, ports.Release())
 	}
 	return p, ports, nil
+}
+
+// describe adds to a platform file.
+func describe(p *platform.Platform, more string) (*platform.Platform, error) {
+	data, err := os.ReadFile(p.Dir.File())
+	if err != nil {
+		return nil, fmt.Errorf("reading the platform file: %w", err)
+	}
+	if err := os.WriteFile(p.Dir.File(), append(data, more...), 0o600); err != nil { // #nosec G703 -- the platform that was just made
+		return nil, fmt.Errorf("writing the platform file: %w", err)
+	}
+	return platform.Open(string(p.Dir))
 }
 
 // takeLeafnodes lets the first server of the platform file listen for them.

@@ -25,7 +25,7 @@ func TestAppendRecord(t *testing.T) {
 		rec := Record{
 			What: What(rapid.SampledFrom([]string{"issue", "refuse", "change"}).Draw(r, "what")), At: 1, Door: text.Draw(r, "door"), Request: text.Draw(r, "request"),
 			Host: text.Draw(r, "host"), ID: text.Draw(r, "id"), Issued: number.Draw(r, "iat"), Expires: number.Draw(r, "exp"), Proven: number.Draw(r, "proven"),
-			Met: text.Draw(r, "met"), By: text.Draw(r, "by"), Refused: wire.Code(text.Draw(r, "refused")), Count: int(number.Draw(r, "count")),
+			Met: text.Draw(r, "met"), By: text.Draw(r, "by"), Server: text.Draw(r, "server"), Client: uint64(number.Draw(r, "client")), Refused: wire.Code(text.Draw(r, "refused")), Count: int(number.Draw(r, "count")),
 			Key: text.Draw(r, "key"), Version: uint64(number.Draw(r, "version")), Why: text.Draw(r, "why"), //nolint:gosec // any number
 		}
 		if rapid.Bool().Draw(r, "keys") {
@@ -50,7 +50,7 @@ func TestAppendRecord(t *testing.T) {
 			written++
 		}
 	}
-	if written != 23 {
+	if written != 25 {
 		t.Errorf("a record has %d members: is the new one written?", written)
 	}
 }

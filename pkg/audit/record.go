@@ -14,6 +14,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/nats-io/nkeys"
+
 	"github.com/herald-nats/herald/internal/jsontext"
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/wire"
@@ -61,6 +63,10 @@ type Record struct {
 	Proven  int64            `json:"proven,omitempty"`
 	Met     string           `json:"met,omitempty"` // what of policy the proof met; see policy.Offer.Sum
 	By      string           `json:"by,omitempty"`  // what it was proved by; see authn.Who.By
+	// Server and Client are the connection that it is for, of who came by auth callout: the
+	// server's nkey and its number of the connection.
+	Server string `json:"server,omitempty"`
+	Client uint64 `json:"client,omitempty"`
 
 	// Of a refusal.
 	Refused wire.Code   `json:"refused,omitempty"`
@@ -93,15 +99,18 @@ func (r Record) check() error {
 	if r.At <= 0 {
 		return bad("without a time")
 	}
-	for _, s := range []string{r.Door, r.Request, r.Host, r.ID, r.Met, r.By, string(r.Refused)} {
+	for _, s := range []string{r.Door, r.Request, r.Host, r.ID, r.Met, r.By, r.Server, string(r.Refused)} {
 		if len(s) > maxShort {
 			return bad("with something too long")
 		}
 	}
+	if r.Server != "" && !nkeys.IsValidPublicServerKey(r.Server) {
+		return bad("of a server that is none")
+	}
 	if len(r.Why) > maxWhy || len(r.Key) > maxKey || r.Count < 0 || r.Proven < 0 {
 		return bad("out of shape")
 	}
-	credential := r.ID != "" || r.Issued != 0 || r.Expires != 0 || !r.Account.IsZero() || r.Met != ""
+	credential := r.ID != "" || r.Issued != 0 || r.Expires != 0 || !r.Account.IsZero() || r.Met != "" || r.Server != "" || r.Client != 0
 	refusal := r.Refused != "" || !r.Asked.IsZero() || !r.Given.IsZero() || r.Count != 0
 	change := r.Key != "" || r.Version != 0
 	switch r.What {
@@ -159,6 +168,8 @@ func (r *Record) append(b []byte) []byte {
 	b = jsontext.AppendInt(b, `"proven":`, r.Proven)
 	b = jsontext.AppendText(b, `"met":`, r.Met)
 	b = jsontext.AppendText(b, `"by":`, r.By)
+	b = jsontext.AppendText(b, `"server":`, r.Server)
+	b = jsontext.AppendUint(b, `"client":`, r.Client)
 	b = jsontext.AppendText(b, `"refused":`, string(r.Refused))
 	b = jsontext.AppendText(b, `"asked":`, r.Asked.String())
 	b = jsontext.AppendText(b, `"given":`, r.Given.String())

@@ -20,6 +20,7 @@ type KeyRecord struct {
 	Expires  time.Time     // zero: never
 	Networks []netip.Prefix
 	Disabled bool
+	Password bool // whether it is taken as a password
 }
 
 // By names the secret of a key, so that what an earlier one proved is told from what the
@@ -44,7 +45,8 @@ func (AccessKeys) Type() string { return wire.ProofKey }
 // Kind implements Renewer.
 func (AccessKeys) Kind() string { return ident.KindKey }
 
-// Identify implements Method. Nothing is said of a key to who does not hold it, not even
+// Identify implements Method: by a signature of the request, or by Evidence.Password where
+// there is one. Nothing is said of a key to who does not hold it, not even
 // whether there is one.
 func (m AccessKeys) Identify(_ context.Context, e Evidence) (Who, error) {
 	id := e.Request.Identity.KeyID
@@ -56,6 +58,15 @@ func (m AccessKeys) Identify(_ context.Context, e Evidence) (Who, error) {
 	k, ok := m.Find(id)
 	if !ok {
 		return Who{}, refused(unknown, "access key %s is not known", id)
+	}
+	if !e.Password.IsZero() {
+		switch {
+		case e.Password != k.Public:
+			return Who{}, refused(unknown, "access key %s: it is not its secret", id)
+		case !k.Password:
+			return Who{}, refused(unknown, "access key %s is not taken as a password", id)
+		}
+		return m.who(id, k, e.Host, e.Now)
 	}
 	if err := wire.CheckIdentityProof(k.Public, e.Proofs, e.Body); err != nil {
 		return Who{}, refused(unknown, "access key %s: %s", id, err.Message)

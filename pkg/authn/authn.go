@@ -24,6 +24,9 @@ type Evidence struct {
 	Proof string
 	// Proofs are the values of the header Herald-Identity-Proof.
 	Proofs []string
+	// Password is the public half of an access key whose secret came with the request, as a
+	// password does; zero: none did. Whoever sets it has seen the secret.
+	Password ident.UserKey
 	// Host is where the request came from, as a server says, or where an issuer says that a
 	// server said it; the zero Addr where it is not known.
 	Host netip.Addr

@@ -359,6 +359,18 @@ func ParseIdentity(s string) (Identity, error) {
 // Kind is how the identity was proved, such as "open".
 func (i Identity) Kind() string { return i.kind }
 
+// Tag stands for the identity where nothing but one word of a subject can stand: of an
+// access key its id in lower case; of any other the first 160 bits of SHA-256 of
+// "herald/v1/kid", a line end and the identity, in lower-case base32. It holds a-z and 2-7
+// alone, and no two identities have the same.
+func (i Identity) Tag() string {
+	if k, ok := i.KeyID(); ok {
+		return strings.ToLower(k.String())
+	}
+	sum := sha256.Sum256([]byte("herald/v1/kid\n" + i.String()))
+	return strings.ToLower(base32.StdEncoding.EncodeToString(sum[:20]))
+}
+
 // KeyID is the access key that the identity is of, if it is of one.
 func (i Identity) KeyID() (KeyID, bool) {
 	if i.kind != KindKey {

@@ -533,3 +533,32 @@ func TestErrorsTellNoSecrets(t *testing.T) {
 		}
 	}
 }
+
+// TestIdentityTags: what stands in a subject for an identity is one word of letters and
+// digits, whatever a provider calls its people, and no two identities have one.
+func TestIdentityTags(t *testing.T) {
+	for s, want := range map[string]string{
+		"key:HKABCDEFGHIJKLMNOPQR": "hkabcdefghijklmnopqr",
+		"oidc:corp:alice":          "xyy5m5c2aqtvfto6nwmhy7o2fvuus5iy",
+	} {
+		id, err := ident.ParseIdentity(s)
+		if err != nil || id.Tag() != want {
+			t.Errorf("%s: %q %v", s, id.Tag(), err)
+		}
+	}
+	subject := rapid.StringMatching(`[ -~]{1,40}`)
+	draw := func(r *rapid.T, who string) ident.Identity {
+		i, err := ident.ParseIdentity("oidc:corp:" + subject.Draw(r, who))
+		if err != nil {
+			r.Fatal(err)
+		}
+		return i
+	}
+	rapid.Check(t, func(r *rapid.T) {
+		a, b := draw(r, "a"), draw(r, "b")
+		strange := func(c rune) bool { return (c < 'a' || c > 'z') && (c < '2' || c > '7') }
+		if (a == b) != (a.Tag() == b.Tag()) || len(a.Tag()) != 32 || strings.IndexFunc(a.Tag(), strange) >= 0 {
+			r.Fatalf("%s %s: %s %s", a, b, a.Tag(), b.Tag())
+		}
+	})
+}

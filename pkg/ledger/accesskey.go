@@ -39,7 +39,7 @@ func (a AccessKey) Rotate(public ident.UserKey) AccessKey {
 
 // Record is the key as it is proved by.
 func (a AccessKey) Record() authn.KeyRecord {
-	r := authn.KeyRecord{Public: a.Public, Granted: a.Grants, Networks: a.Networks, Disabled: a.Disabled}
+	r := authn.KeyRecord{Public: a.Public, Granted: a.Grants, Networks: a.Networks, Disabled: a.Disabled, Password: a.Password}
 	if a.Expires > 0 {
 		r.Expires = time.Unix(a.Expires, 0)
 	}

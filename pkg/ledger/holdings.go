@@ -31,7 +31,11 @@ type holding struct {
 	user    ident.UserKey
 }
 
-type span struct{ issued, expires int64 }
+type span struct {
+	issued, expires int64
+	server          string // of who came by auth callout; their user is of one connection
+	client          uint64
+}
 
 type ended struct {
 	identity ident.Identity
@@ -44,6 +48,9 @@ type Credential struct {
 	Account         ident.AccountKey
 	User            ident.UserKey
 	Issued, Expires int64 // seconds since 1970
+	// Server and Client are as in Held.
+	Server string
+	Client uint64
 }
 
 // Held is one user that an identity holds.
@@ -52,6 +59,9 @@ type Held struct {
 	User    ident.UserKey
 	Issued  int64 // seconds: the newest iat that is known, after which a revocation must be
 	Expires int64 // seconds: when its last credential ends
+	// Server and Client are its one connection, if it is that of who came by auth callout.
+	Server string
+	Client uint64
 }
 
 // Add takes note of a credential. They may come in any order and again.
@@ -70,6 +80,9 @@ func (h *Holdings) Add(r Credential, now time.Time) {
 	}
 	s := users[k]
 	s.issued = max(s.issued, r.Issued)
+	if r.Server != "" {
+		s.server, s.client = r.Server, r.Client
+	}
 	if r.Expires > s.expires {
 		s.expires = r.Expires
 		// Where the clock went back, what was swept is not swept again.
@@ -86,7 +99,7 @@ func (h *Holdings) Of(id ident.Identity, now time.Time) []Held {
 	var all []Held
 	for k, s := range h.of[id] {
 		if s.expires > now.Unix() {
-			all = append(all, Held{Account: k.account, User: k.user, Issued: s.issued, Expires: s.expires})
+			all = append(all, Held{Account: k.account, User: k.user, Issued: s.issued, Expires: s.expires, Server: s.server, Client: s.client})
 		}
 	}
 	slices.SortFunc(all, func(a, b Held) int {

@@ -161,6 +161,31 @@ func (k Key) Name() ident.Name {
 	return n
 }
 
+// Identity is the identity that an access key is, or that a suspension is of; zero for other
+// keys.
+func (k Key) Identity() ident.Identity {
+	if id, ok := strings.CutPrefix(k.s, string(KindAccessKey)+"."); ok {
+		key, err := ident.ParseKeyID(id)
+		if err != nil {
+			return ident.Identity{} // no Key can be made that gets here
+		}
+		return ident.KeyIdentity(key)
+	}
+	token, ok := strings.CutPrefix(k.s, string(KindSuspension)+".identity.")
+	if !ok {
+		return ident.Identity{}
+	}
+	text, err := base64.RawURLEncoding.Strict().DecodeString(token)
+	if err != nil {
+		return ident.Identity{}
+	}
+	id, err := ident.ParseIdentity(string(text))
+	if err != nil {
+		return ident.Identity{}
+	}
+	return id
+}
+
 // Account is the account that a base, a revocation or a suspension is about; zero
 // for other keys.
 func (k Key) Account() ident.AccountKey {

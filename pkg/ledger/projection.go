@@ -164,6 +164,21 @@ func (p *Projection) AccessKey(id ident.KeyID) (authn.KeyRecord, bool) {
 	return a.Record(), true
 }
 
+// Gone tells whether an identity is known to be suspended, or its access key to be disabled
+// or removed. A key of which nothing is known yet is not gone.
+func (p *Projection) Gone(id ident.Identity) bool {
+	if _, denied := p.Denied(id, ident.AccountKey{}, ident.UserKey{}); denied {
+		return true
+	}
+	key, ok := id.KeyID()
+	if !ok {
+		return false
+	}
+	e, ok := p.Get(AccessKeyKey(key))
+	a, _ := e.Body.(AccessKey)
+	return ok && (e.Denies || a.Disabled)
+}
+
 func classOf(k Key) int {
 	if k.Denial() {
 		return 1

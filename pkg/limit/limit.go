@@ -67,6 +67,14 @@ func (s *Sources) Take(id string, now time.Time) time.Duration {
 	return d
 }
 
+// Full tells whether Take would tell a source to wait, and counts nothing.
+func (s *Sources) Full(id string, now time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	who := s.all[id]
+	return who != nil && who.TokensAt(now) < 1
+}
+
 // Host is a client's address as a source: of IPv6 the network that one customer has, in
 // which they may choose any address.
 func Host(addr string) string {

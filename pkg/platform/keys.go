@@ -37,6 +37,10 @@ func (d Dir) roleKey(account, role string) string {
 // regionKey is where a region key is: with the region's issuers, and nowhere else.
 func (d Dir) regionKey(r ident.Region) string { return filepath.Join(d.Issuer(r), SealKeyFile) }
 
+// calloutKey is where the xkey is that servers seal requests of auth callout to. Each issuer
+// has a copy: any of them may be asked.
+func (d Dir) calloutKey() string { return filepath.Join(d.Operator(), CalloutKeyFile) }
+
 // dealt is the file that says which operator signing key a region's registrars have, also
 // once their folder was given away.
 func (d Dir) dealt(r ident.Region) string {
@@ -67,7 +71,9 @@ func (p *Platform) keys(create func(path string, kind keystore.Kind) (string, er
 		Accounts: map[ident.Label]ident.AccountKey{}, Roles: map[manifest.RoleRef]ident.AccountKey{},
 		Regions: map[ident.Region]ident.SealKey{},
 	}
-	p.known(&k)
+	if err := p.known(&k); err != nil {
+		return k, err
+	}
 	find := func(path string, kind keystore.Kind) (string, error) {
 		if create != nil {
 			return create(path, kind)
@@ -124,6 +130,15 @@ func (p *Platform) keys(create func(path string, kind keystore.Kind) (string, er
 			return k, err
 		}
 	}
+	if p.File.Callout && k.Callout.IsZero() {
+		pub, err := find(p.Dir.calloutKey(), keystore.Curve)
+		if err != nil {
+			return k, fmt.Errorf("the callout key: %w", err)
+		}
+		if k.Callout, err = ident.ParseSealKey(pub); err != nil {
+			return k, err
+		}
+	}
 	return k, nil
 }
 
@@ -141,7 +156,7 @@ func (w wanted) String() string {
 }
 
 // known takes the keys of what is in force from its JWTs.
-func (p *Platform) known(k *claims.Keys) {
+func (p *Platform) known(k *claims.Keys) error {
 	for _, h := range p.held {
 		name, err := ident.ParseLabel(h.Name)
 		if err != nil {
@@ -154,12 +169,23 @@ func (p *Platform) known(k *claims.Keys) {
 			}
 		}
 	}
-	if p.Document == nil {
-		return
+	if p.Document != nil {
+		for _, r := range p.Document.Regions {
+			k.Regions[r.Name] = r.SealKey
+		}
 	}
-	for _, r := range p.Document.Regions {
-		k.Regions[r.Name] = r.SealKey
+	h, ok := p.Account(Door)
+	if !ok || h.Closed || !p.File.Callout {
+		return nil
 	}
+	_, c, err := p.Claims(h)
+	if err != nil {
+		return err
+	}
+	if k.Callout, err = ident.ParseSealKey(c.Authorization.XKey); err != nil {
+		return fmt.Errorf("the callout key of account %s: %w", Door, err)
+	}
+	return nil
 }
 
 // create gives the public key that is kept in a file, and makes it where there is none.

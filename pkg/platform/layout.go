@@ -29,6 +29,10 @@ const (
 	GuestFile    = "guest.creds"      // public: anyone may be this user
 	ServiceFile  = "provisioner.yaml" // what `provisioner run --config` reads
 	SealKeyFile  = "region.nk"
+	// CalloutKeyFile is the one key that opens passwords: it is in operator/ and with issuers.
+	CalloutKeyFile = "callout.nk"
+	// SentinelFile is public: whoever connects without credentials is that user.
+	SentinelFile = "sentinel.jwt"
 	SigningFile  = "signing.nk"
 	AuthCreds    = "auth.creds" // #nosec G101 -- a file's name
 	LedgerCreds  = "ledger.creds"

@@ -10,6 +10,7 @@ const (
 	Auth    = manifest.Auth
 	Guest   = manifest.Guest
 	Admin   = manifest.Admin
+	Door    = manifest.Door
 	ChatIn  = manifest.ChatIn
 )
 
@@ -23,6 +24,7 @@ const (
 	RoleGuest     = manifest.RoleGuest
 	RoleAdmin     = manifest.RoleAdmin
 	RoleMember    = manifest.RoleMember
+	RoleSentinel  = manifest.RoleSentinel
 )
 
 // FileName is the platform file's name in a platform folder, and MinNodes the fewest

@@ -11,8 +11,8 @@ import (
 
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/keystore"
+	"github.com/herald-nats/herald/pkg/ledger"
 	"github.com/herald-nats/herald/pkg/platform/manifest"
-	"github.com/herald-nats/herald/pkg/policy"
 )
 
 // Use writes what is in force now into the folder: the accounts' JWTs, the platform
@@ -52,10 +52,7 @@ func (p *Platform) Use(full string, accounts []string, now time.Time) error {
 // parties brings every party's folder up to date. One that is not there was given away:
 // its holder has all that it needs in the ledger, but for role keys.
 func (p *Platform) parties() error {
-	public := func(name, data string) error {
-		return replacePublic(filepath.Join(p.Dir.Public(), name), data)
-	}
-	if err := errors.Join(public(OperatorFile, p.Operator.Token()+"\n"), public(DocumentFile, p.Full.PublicToken+"\n")); err != nil {
+	if err := errors.Join(p.Publish(OperatorFile, p.Operator.Token()), p.Publish(DocumentFile, p.Full.PublicToken)); err != nil {
 		return err
 	}
 	for _, r := range p.File.Regions {
@@ -77,7 +74,12 @@ func (p *Platform) parties() error {
 			return err
 		}
 	}
-	return p.GiveKeys(p.Full.Policy.Offers)
+	return p.GiveKeys(p.Full)
+}
+
+// Publish puts a JWT that everybody may know into public/.
+func (p *Platform) Publish(name, token string) error {
+	return replacePublic(filepath.Join(p.Dir.Public(), name), token+"\n")
 }
 
 // bootstrap gives a registrar the accounts by which it reaches the ledger, where all
@@ -102,27 +104,73 @@ func (p *Platform) bootstrap(dir string) error {
 	return nil
 }
 
-// GiveKeys gives issuers the keys of roles that are going to be granted, so that they have
-// them when they hear of it.
-func (p *Platform) GiveKeys(offers []policy.Offer) error {
+// GiveKeys gives issuers the keys of roles that are going to be granted, and what they need
+// for auth callout, so that they have them when they hear of it.
+func (p *Platform) GiveKeys(d *ledger.Document) error {
+	roles := issued(d)
 	for _, r := range p.File.Regions {
 		dir := p.Dir.Issuer(r.Name)
 		if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
-		for _, o := range offers {
-			path := filepath.Join(dir, "roles", o.Account.String()+"."+o.Role.String()+".nk")
-			key, err := keystore.Load(p.Dir.roleKey(o.Account.String(), o.Role.String()), keystore.Account)
+		for _, ref := range roles {
+			path := filepath.Join(dir, "roles", ref.Account.String()+"."+ref.Role.String()+".nk")
+			key, err := keystore.Load(p.Dir.roleKey(ref.Account.String(), ref.Role.String()), keystore.Account)
 			if errors.Is(err, fs.ErrNotExist) {
 				continue // somebody else's grant: its key is in their folder
 			}
 			if err != nil {
-				return fmt.Errorf("the key of role %s/%s: %w", o.Account, o.Role, err)
+				return fmt.Errorf("the key of role %s: %w", ref, err)
 			}
-			if err := p.give(path, o, key); err != nil {
+			if err := p.give(path, ref, key); err != nil {
 				return err
 			}
 		}
+		if err := p.giveCallout(dir, d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// issued are the roles whose keys issuers need: those that are granted, and that of DOOR, in
+// whose name they answer servers.
+func issued(d *ledger.Document) []manifest.RoleRef {
+	var all []manifest.RoleRef
+	for _, o := range d.Policy.Offers {
+		all = append(all, manifest.RoleRef{Account: o.Account, Role: o.Role})
+	}
+	if _, ok := d.Public.Account(label(Door)); ok {
+		all = append(all, manifest.RoleRef{Account: label(Door), Role: label(RoleSentinel)})
+	}
+	return all
+}
+
+// giveCallout gives an issuer the callout key, or takes its copy where there is no auth
+// callout any more.
+func (p *Platform) giveCallout(dir string, d *ledger.Document) error {
+	path := filepath.Join(dir, CalloutKeyFile)
+	key, err := keystore.Load(p.Dir.calloutKey(), keystore.Curve)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // it was never on, or was turned on from another folder, which has the key
+	}
+	if err != nil {
+		return fmt.Errorf("the callout key: %w", err)
+	}
+	have, err := keystore.Load(path, keystore.Curve)
+	_, on := d.Public.Account(label(Door))
+	switch {
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("the callout key of an issuer: %w", err)
+	case err != nil && on:
+		return keystore.Save(path, key)
+	case err != nil, on && have.Public() == key.Public():
+		return nil
+	case have.Public() != key.Public():
+		return fmt.Errorf("%s: it is not the callout key of this platform: %w", path, ErrNotPlatform)
+	}
+	if err := os.Remove(path); err != nil {
+		return fmt.Errorf("taking the callout key from issuers: %w", err)
 	}
 	return nil
 }
@@ -130,17 +178,17 @@ func (p *Platform) GiveKeys(offers []policy.Offer) error {
 // give puts a role's key into an issuer's folder. One that is there is replaced if the
 // operator's folder has it put aside: a role that was taken away and came again has
 // another key. Any other is nobody's here to overwrite.
-func (p *Platform) give(path string, o policy.Offer, key *keystore.Key) error {
+func (p *Platform) give(path string, ref manifest.RoleRef, key *keystore.Key) error {
 	have, err := keystore.Load(path, keystore.Account)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return keystore.Save(path, key)
 	case err != nil:
-		return fmt.Errorf("the key of role %s/%s: %w", o.Account, o.Role, err)
+		return fmt.Errorf("the key of role %s: %w", ref, err)
 	case have.Public() == key.Public():
 		return nil
 	case !p.isRetired(filepath.Base(path), have):
-		return fmt.Errorf("%s: it is not the key of role %s/%s of this platform: %w", path, o.Account, o.Role, ErrNotPlatform)
+		return fmt.Errorf("%s: it is not the key of role %s of this platform: %w", path, ref, ErrNotPlatform)
 	}
 	seed, err := key.Seed()
 	if err != nil {
@@ -153,8 +201,8 @@ func (p *Platform) give(path string, o policy.Offer, key *keystore.Key) error {
 // copies: the keys themselves are in the operator's folder.
 func (p *Platform) takeKeys(dir string) error {
 	granted := map[string]bool{}
-	for _, o := range p.Full.Policy.Offers {
-		granted[o.Account.String()+"."+o.Role.String()+".nk"] = true
+	for _, ref := range issued(p.Full) {
+		granted[ref.Account.String()+"."+ref.Role.String()+".nk"] = true
 	}
 	entries, err := os.ReadDir(filepath.Join(dir, "roles"))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -43,6 +43,8 @@ type Offer struct {
 	Default Seconds     `json:"default"`        // the lifetime if none is asked for
 	Longest Seconds     `json:"longest"`        // the longest that is given
 	Tags    []string    `json:"tags,omitempty"` // what users get beside Herald's own tags
+	// Callout tells that it is to those who come by auth callout, and to nobody else.
+	Callout bool `json:"callout,omitempty"`
 }
 
 // Claim is a condition on one claim of a provider: it must have one of the values. A value
@@ -268,6 +270,8 @@ type Wish struct {
 	Role    ident.Label
 	Name    ident.Name
 	TTL     time.Duration
+	// Callout tells that who asks comes by auth callout.
+	Callout bool
 }
 
 // Grant is what an identity gets.
@@ -342,6 +346,10 @@ func (o *Offer) refuses(w Wish) string {
 		return "another account is asked for"
 	case !w.Role.IsZero() && w.Role != o.Role:
 		return "another role is asked for"
+	case o.Callout && !w.Callout:
+		return "it is for who comes by auth callout"
+	case !o.Callout && w.Callout:
+		return "it is not for who comes by auth callout"
 	}
 	return ""
 }
@@ -367,7 +375,7 @@ func (o *Offer) grant(a Asker, w Wish, sum string, now time.Time) (Grant, *wire.
 	}
 	return Grant{
 		Identity: a.Identity, Account: o.Account, Role: o.Role, Name: name, Chosen: chosen, TTL: ttl, Met: sum, By: a.By,
-		Tags: append(ownTags(a, sum), o.Tags...),
+		Tags: append(o.ownTags(a, sum), o.Tags...),
 	}, nil
 }
 
@@ -409,13 +417,16 @@ func (o *Offer) granted(all []authn.Granted, wish ident.Name) ident.Name {
 }
 
 // ownTags are the tags by which services know an identity again; see trust.User.
-func ownTags(a Asker, met string) []string {
+func (o *Offer) ownTags(a Asker, met string) []string {
 	id := a.Identity
 	tags := []string{"identity:" + id.Kind()}
-	switch id.Kind() {
-	case ident.KindKey:
+	switch {
+	case o.Callout: // templates put it into a subject, the inbox
+		tags = append(tags, "kid:"+id.Tag())
+	case id.Kind() == ident.KindKey:
 		tags = append(tags, "kid:"+strings.TrimPrefix(id.String(), ident.KindKey+":"))
-	case ident.KindOIDC:
+	}
+	if id.Kind() == ident.KindOIDC {
 		tags = append(tags, id.String())
 	}
 	if met != "" {

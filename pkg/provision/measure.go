@@ -20,10 +20,13 @@ const (
 	DoorIssue
 	DoorRenew
 	DoorTutorial
+	DoorCallout
 	doors
 )
 
-func (d Door) String() string { return [doors]string{"info", "issue", "renew", "tutorial"}[d] }
+func (d Door) String() string {
+	return [doors]string{"info", "issue", "renew", "tutorial", "callout"}[d]
+}
 
 // way is how a request shows who asks. Whatever a caller writes, there are no others.
 type way uint8
@@ -118,6 +121,7 @@ type measure struct {
 	way    way
 	began  time.Time
 	last   time.Time // when the step before ended
+	err    *wire.Error
 }
 
 type measureKey struct{}
@@ -128,7 +132,10 @@ func (s *Service) measured(d Door, h endpoint.Handler) endpoint.Handler {
 		now := s.Now()
 		m := &measure{meters: &s.meters, now: s.Now, door: d, way: wayAt(d), began: now, last: now}
 		resp := h(context.WithValue(ctx, measureKey{}, m), r)
-		m.meters.requests[d][m.way][outcomeOf(resp.Err)].Add(1)
+		if m.err == nil {
+			m.err = resp.Err
+		}
+		m.meters.requests[d][m.way][outcomeOf(m.err)].Add(1)
 		m.meters.times[d][stepRequest].observe(s.Now().Sub(m.began))
 		return resp
 	}
@@ -150,6 +157,13 @@ func wayAt(d Door) way {
 func measuring(ctx context.Context) *measure {
 	m, _ := ctx.Value(measureKey{}).(*measure)
 	return m
+}
+
+// refused notes why a request was refused whose answer does not say it.
+func (m *measure) refused(e *wire.Error) {
+	if m != nil {
+		m.err = e
+	}
 }
 
 // by notes the way that a request names.
@@ -219,7 +233,7 @@ func (s *Service) Measured() Measured {
 	var all Measured
 	names := outcomeNames()
 	for d := range doors {
-		if d == DoorTutorial && !s.Held().Tutorial {
+		if d == DoorTutorial && !s.Held().Tutorial || d == DoorCallout && s.Callout == nil {
 			continue
 		}
 		q := s.meters.queues[d].Read()
@@ -255,6 +269,8 @@ func usual(d Door, w way) bool {
 	switch d {
 	case DoorIssue:
 		return w != wayUnknown && w != wayRenewal
+	case DoorCallout:
+		return w == wayKey || w == wayOIDC
 	default:
 		return w == wayAt(d)
 	}

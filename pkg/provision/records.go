@@ -29,7 +29,7 @@ func (s *Service) record(ctx context.Context, r endpoint.Request, what audit.Wha
 	if err := s.Records.Append(ctx, audit.Record{
 		What: what, At: s.Now().UnixMilli(), Door: about.door, Request: r.ID, Identity: g.Identity, User: about.user, Host: about.host,
 		ID: i.ID, Account: i.Account, Role: g.Role, Name: g.Name, Issued: i.Issued.Unix(), Expires: i.Expires.Unix(),
-		Proven: i.proven.Unix(), Met: g.Met, By: g.By, Why: t.why(g.Line),
+		Proven: i.proven.Unix(), Met: g.Met, By: g.By, Server: about.server, Client: about.client, Why: t.why(g.Line),
 	}); err != nil {
 		s.Log.Warn("a credential is not handed out, because it is not recorded", "request", r.ID, "error", err)
 		return unavailable("this issuer cannot record what it does")
@@ -55,6 +55,9 @@ type about struct {
 	account, role ident.Label
 	name          ident.Name
 	who           authn.Who // what the proof showed
+	// The connection, of who comes by auth callout.
+	server string
+	client uint64
 }
 
 // asks is what is known of a request for a credential once it could be read.
@@ -84,6 +87,7 @@ func (a about) attrs() []any {
 		}
 	}
 	add("user", a.user.String())
+	add("host", a.host)
 	add("name", a.name.String())
 	add("type", a.way)
 	if !a.account.IsZero() || !a.role.IsZero() {

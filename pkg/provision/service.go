@@ -1,7 +1,8 @@
 // Package provision is the issuing service: what is asked of auth.v1.info,
-// issue and renew goes one way through it, each step a package of its own
+// issue, renew and callout goes one way through it, each step a package of its own
 // (wire, authn, policy, names, issuer, audit). service.go decides and knows no
-// connection; names.go asks home over NATS. What it knows of the platform it reads
+// connection; callout.go and tutorial.go are the doors for others than our own clients; home.go
+// asks home over NATS. What it knows of the platform it reads
 // from the ledger's projection in memory.
 package provision
 
@@ -22,6 +23,7 @@ import (
 	"github.com/herald-nats/herald/internal/endpoint"
 	"github.com/herald-nats/herald/pkg/audit"
 	"github.com/herald-nats/herald/pkg/authn"
+	"github.com/herald-nats/herald/pkg/callout"
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/issuer"
 	"github.com/herald-nats/herald/pkg/keystore"
@@ -43,11 +45,13 @@ type Decider interface {
 	Redeem(ctx context.Context, invite ident.InviteID, user ident.UserKey, claim wire.Claim) (ledger.Invite, error)
 }
 
-// Config is what an issuing service is made of. Every field is needed.
+// Config is what an issuing service is made of. Every field is needed, but for Callout.
 type Config struct {
 	Region   ident.Region
 	Self     ident.UserKey // the issuer's own nkey, named in answers
 	SealKey  *keystore.Key // the region key: answers are sealed in its name
+	Door     ident.Label   // the account that clients without a credential come to
+	Callout  *callout.Key  // what servers' requests are sealed to; nil: nobody comes by auth callout here
 	RoleKeys RoleKeys
 	// MoreKeys looks for role keys again, where a platform document offers a role whose key
 	// is not there; nil looks nowhere.
@@ -75,6 +79,7 @@ type Service struct {
 	// renewals, each apart from the others.
 	hosts, lookers, members     *limit.Sources // by host: for credentials, information, renewals
 	identities, renewers, users *limit.Sources
+	callers, wrong              *limit.Sources // by auth callout: by host; and who was wrong, by host and key
 	due                         *limit.Sources // users whose renewals are not charged to their host
 	told                        *limit.Sources // hosts and credentials that are told of a refusal
 	credentials                 *limit.Sources // by which renewals are asked for
@@ -128,12 +133,13 @@ func New(c Config) *Service {
 	s := &Service{Config: c, replays: newReplays(), seed: maphash.MakeSeed()}
 	s.methods = append(authn.Methods{authn.Open{}, authn.AccessKeys{Find: c.Ledger.AccessKey}, authn.Invites{Redeem: s.redeem, Redeemed: c.Ledger.Redeemed}}, c.Methods...)
 	s.terms.Store(&terms{})
-	for _, by := range []**limit.Sources{&s.hosts, &s.lookers, &s.members} {
+	for _, by := range []**limit.Sources{&s.hosts, &s.lookers, &s.members, &s.callers} {
 		*by = limit.New(func() limit.Rate { return s.rate(policy.Policy.Host) })
 	}
 	s.users = limit.New(limit.Always(limit.Rate{Burst: perUserBurst, PerSecond: perUserSecond}))
 	s.credentials = limit.New(limit.Always(limit.Rate{Burst: perUserBurst, PerSecond: perUserSecond}))
 	s.told = limit.New(limit.Always(limit.Rate{Burst: toldBurst, PerSecond: toldSecond}))
+	s.wrong = limit.New(limit.Always(limit.Rate{Burst: wrongBurst, PerSecond: wrongSecond}))
 	s.due = limit.New(limit.Always(limit.Rate{Burst: perDueBurst, PerSecond: perDueSecond}))
 	s.identities = limit.New(func() limit.Rate { return s.rate(policy.Policy.Each) })
 	s.renewers = limit.New(func() limit.Rate { return s.rate(policy.Policy.Each) })
@@ -349,7 +355,14 @@ func (s *Service) issue(ctx context.Context, t *terms, r endpoint.Request, e aut
 	case !first:
 		return who, issued{}, wire.Errorf(wire.Replayed, "make a new nonce for each request", "this request was seen before")
 	}
-	m := measuring(ctx)
+	wish := policy.Wish{Account: req.Account, Role: req.Role, Name: req.Name, TTL: req.TTL}
+	return s.grant(ctx, t, e, wish, func(policy.Grant) (wire.Claim, error) { return claimOf(e), nil })
+}
+
+// grant is the one way to a new credential, whichever door it is asked at: who asks, whether
+// they may, under which name, and then it is signed. claim is what home is asked with.
+func (s *Service) grant(ctx context.Context, t *terms, e authn.Evidence, wish policy.Wish, claim func(policy.Grant) (wire.Claim, error)) (who authn.Who, _ issued, err error) {
+	req, m := e.Request, measuring(ctx)
 	who, err = s.identify(ctx, e)
 	m.did(stepAuthenticate)
 	if err != nil {
@@ -358,7 +371,6 @@ func (s *Service) issue(ctx context.Context, t *terms, r endpoint.Request, e aut
 	if werr := s.take(s.identities, who.Identity.String(), "of yours"); werr != nil {
 		return who, issued{}, werr
 	}
-	wish := policy.Wish{Account: req.Account, Role: req.Role, Name: req.Name, TTL: req.TTL}
 	grant, werr := t.grants.Decide(policy.Asker{Who: who}, wish, e.Now)
 	m.did(stepDecide)
 	if werr != nil {
@@ -368,7 +380,11 @@ func (s *Service) issue(ctx context.Context, t *terms, r endpoint.Request, e aut
 	if werr := s.denied(grant.Identity, account.Key, req.UserKey); werr != nil {
 		return who, issued{}, werr
 	}
-	err = s.Home.Claim(ctx, grant, claimOf(e))
+	asks, err := claim(grant)
+	if err != nil {
+		return who, issued{}, err
+	}
+	err = s.Home.Claim(ctx, grant, asks)
 	m.did(stepName)
 	if err != nil {
 		return who, issued{}, err

@@ -23,6 +23,7 @@ import (
 	"github.com/herald-nats/herald/pkg/ledger"
 	"github.com/herald-nats/herald/pkg/ledger/memory"
 	"github.com/herald-nats/herald/pkg/platform"
+	"github.com/herald-nats/herald/pkg/platform/manifest"
 	"github.com/herald-nats/herald/pkg/policy"
 	"github.com/herald-nats/herald/pkg/provision"
 	"github.com/herald-nats/herald/pkg/trust"
@@ -127,11 +128,18 @@ func label(s string) ident.Label { return must(ident.ParseLabel(s)) }
 // newBench makes a service with the platform document of init in force.
 func newBench(t *testing.T) (*bench, *ledgerNames) {
 	t.Helper()
+	return newBenchOf(t, func(*manifest.File) {})
+}
+
+// newBenchOf is newBench with more in the platform file.
+func newBenchOf(t *testing.T, more func(*manifest.File)) (*bench, *ledgerNames) {
+	t.Helper()
 	name := must(ident.ParseName("test"))
 	ams := must(ident.ParseRegion("ams"))
 	b := &bench{t: t, now: time.Now(), records: new(taken), log: new(logged), ledger: ledger.NewProjection(nil)}
-	p, err := platform.Init(t.Context(), filepath.Join(t.TempDir(), "p"),
-		platform.Spec{Name: name, Regions: []ident.Region{ams}, Home: ams, Nodes: 3, Port: 2000}, b.now)
+	f := platform.NewFile(platform.Spec{Name: name, Regions: []ident.Region{ams}, Home: ams, Nodes: 3, Port: 2000})
+	more(f)
+	p, err := platform.Create(t.Context(), filepath.Join(t.TempDir(), "p"), f, b.now, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -24,6 +24,13 @@ type terms struct {
 	members  []ident.Label // accounts that may ask for renew
 	reasons  []string      // how records name each offer
 	held     Held
+	door     *door // of auth callout; nil: it is off, or not served here
+}
+
+// door is the account DOOR, and the signing key of it by which servers are answered.
+type door struct {
+	account ident.AccountKey
+	key     *keystore.Key
 }
 
 // Use puts a platform document in force, which the caller verified. One that is older
@@ -43,7 +50,7 @@ func (s *Service) Use(d *ledger.Document) {
 	for line, o := range d.Policy.Offers {
 		t.reasons = append(t.reasons, reason(line, o.To()))
 		a, _ := d.Public.Account(o.Account)
-		if !slices.Contains(t.members, a.Name) {
+		if !o.Callout && !slices.Contains(t.members, a.Name) {
 			t.members = append(t.members, a.Name)
 		}
 		for _, role := range a.Roles {
@@ -61,11 +68,12 @@ func (s *Service) Use(d *ledger.Document) {
 			}
 		}
 	}
+	t.door = s.findDoor(d)
 	r, ok := d.Public.Region(s.Region)
 	if !ok {
 		// Clients are told of other regions only. What is asked here all the same gets
 		// nothing: this region is no part of the platform any more.
-		keys, t.members, t.held.Region = nil, nil, false
+		keys, t.members, t.door, t.held.Region = nil, nil, nil, false
 		s.Log.Error("the platform document has no such region any more: nothing is issued here", "region", s.Region.String())
 	} else if r.SealKey.String() != s.SealKey.Public() {
 		t.held.RegionKey = false
@@ -76,6 +84,21 @@ func (s *Service) Use(d *ledger.Document) {
 	t.held.Known, t.held.Offered, t.held.RoleKeys = true, len(keys), len(s.RoleKeys)
 	s.terms.Store(t)
 	s.Log.Info("the platform document is in force", "version", d.Public.Version.String())
+}
+
+// findDoor is what servers are answered with, where auth callout is on.
+func (s *Service) findDoor(d *ledger.Document) *door {
+	a, ok := d.Public.Account(s.Door)
+	if !ok || s.Callout == nil {
+		return nil
+	}
+	for _, role := range a.Roles {
+		if key := s.roleKey(role.Key); key != nil {
+			return &door{account: a.Key, key: key}
+		}
+	}
+	s.Log.Error("nobody comes in by auth callout here: the key of its account is not in this issuer's folder", "account", a.Name.String())
+	return nil
 }
 
 // roleKey finds a role key, and looks again for one that came since the start. Who calls

@@ -220,7 +220,7 @@ func (h *Home) claim(ctx context.Context, a *asked) (ledger.Entry, error) {
 }
 
 func (h *Home) decide(a *asked, who authn.Who) (policy.Grant, *wire.Error) {
-	wish := policy.Wish{Account: a.request.Account, Role: a.request.Role, Name: a.request.Name}
+	wish := policy.Wish{Account: a.request.Account, Role: a.request.Role, Name: a.request.Name, Callout: a.claim.Callout}
 	g, werr := h.Document().Grants().Decide(policy.Asker{Who: who}, wish, h.Now())
 	a.name, a.chosen = g.Name, g.Chosen
 	return g, werr

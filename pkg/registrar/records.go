@@ -165,7 +165,7 @@ func (r *Records) take(s ledger.Stored) {
 			r.refuse(s.Seq, fmt.Errorf("a credential that lives %s: %w", rec.Life(), audit.ErrDamaged))
 		case rec.Expires <= now.Unix() || rec.Issued > now.Add(ledger.MaxAhead).Unix():
 		default:
-			r.Holdings.Add(ledger.Credential{Identity: rec.Identity, Account: rec.Account, User: rec.User, Issued: rec.Issued, Expires: rec.Expires}, now)
+			r.Holdings.Add(ledger.Credential{Identity: rec.Identity, Account: rec.Account, User: rec.User, Issued: rec.Issued, Expires: rec.Expires, Server: rec.Server, Client: rec.Client}, now)
 			if r.Issued != nil {
 				r.Issued(rec)
 			}

@@ -25,9 +25,12 @@ const (
 // no account unless the platform file turns it on.
 const TutorialAccess = "chat.req.access"
 
-// Callout is the auth callout's door of the issuing service; see the table of
-// rights in docs/architecture.md.
-const Callout = "auth.v1.callout"
+// Callout is the auth callout's door of the issuing service, which servers ask through the
+// account DOOR; there it is Authentication, where they look for it.
+const (
+	Callout        = "auth.v1.callout"
+	Authentication = "$SYS.REQ.USER.AUTH"
+)
 
 // AdminAll are the subjects that administrators may ask of registrars.
 const AdminAll = "auth.v1.admin.*"
@@ -38,6 +41,9 @@ const AdminAll = "auth.v1.admin.*"
 const (
 	// UserInbox is the one inbox of a public user: nobody else's is readable.
 	UserInbox = "_INBOX_{{subject()}}.>"
+	// CalloutInbox is the same of who came in by auth callout: their nkey is a new one each
+	// time and not theirs to know, so the inbox is their identity's; see ident.Identity.Tag.
+	CalloutInbox = "_INBOX_{{tag(kid)}}.>"
 	// ServiceInbox is the inbox of one service process.
 	ServiceInbox = "_INBOX.svc.{{subject()}}.>"
 	// ImportedReplies is where answers to imported requests go; the subject is
@@ -150,6 +156,11 @@ const (
 	ServerKick      = "$SYS.REQ.SERVER.*.KICK"
 	ServerStats     = "$SYS.SERVER.*.STATSZ"
 )
+
+// ServerKickOf has a server, by its nkey, close a connection.
+func ServerKickOf(server string) string {
+	return "$SYS.REQ.SERVER." + server + ".KICK"
+}
 
 // ServerPingOf asks every server for one of its monitoring pages, such as VARZ.
 func ServerPingOf(page string) string { return ServerPing + "." + page }

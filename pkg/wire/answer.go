@@ -140,6 +140,9 @@ type Claim struct {
 	// Host is the client's address, as a server told the issuer (RequestInfo).
 	// It is an issuer's word: it limits how much one source may claim, and nothing else.
 	Host string `json:"host,omitempty"`
+	// Callout tells that the client came by auth callout: the request is the issuer's, made of
+	// what the client brought, for what is granted to such clients.
+	Callout bool `json:"callout,omitempty"`
 }
 
 // MaxHost bounds a client's address, in bytes.
@@ -152,7 +155,7 @@ func DecodeClaim(data []byte) (Claim, *Error) {
 		return c, Errorf(TooLarge, "pass on one request", "the claim has %d bytes", len(data))
 	}
 	var body string // encoding/json would read a list of numbers as bytes, too
-	err := fill(data, field{"body", &body, true}, field{"proof", &c.Proof, true}, field{"identity_proof", &c.Identity, false}, field{"host", &c.Host, false})
+	err := fill(data, field{"body", &body, true}, field{"proof", &c.Proof, true}, field{"identity_proof", &c.Identity, false}, field{"host", &c.Host, false}, field{"callout", &c.Callout, false})
 	if err == nil && len(c.Host) > MaxHost {
 		err = fmt.Errorf("the field \"host\" has %d bytes", len(c.Host))
 	}

@@ -20,6 +20,7 @@ import (
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/inspect"
 	"github.com/herald-nats/herald/pkg/ledger"
+	"github.com/herald-nats/herald/pkg/platform"
 	"github.com/herald-nats/herald/pkg/platform/manifest"
 )
 
@@ -56,7 +57,8 @@ Exit codes: 5 if no server could be reached.`,
 	d.Use, d.Example = "describe ID", "  nscsetup access-key describe HK7QK3M2ZC5DXE4B6FAN"
 	c.AddCommand(newKeyCreate(g), l, d, newKeyRotate(g), newKeyCheck(g), newKeyScan(g),
 		changeKey(g, "disable", "Have an access key prove nothing for now", `disable has an access key prove nothing from now on. Credentials that it got hold until
-they end; none is renewed.
+they end; none is renewed. Plain NATS clients that came with it as a password are
+disconnected.
 
 Exit codes: 1 if there is no such key; 5 if home cannot be reached.`, func(a *ledger.AccessKey) { a.Disabled = true }),
 		changeKey(g, "enable", "Have a disabled access key prove again", `enable takes back what disable did.
@@ -126,7 +128,8 @@ platform.yaml say.
 Exit codes: 4 if the file is there; 5 if home cannot be reached; 6 if nothing grants
 such a role to access keys.`,
 		Example: `  nscsetup access-key create --owner payments --grant ORDERS/service --name mail --out mail.key
-  nscsetup access-key create --owner ci --grant ORDERS/service --expires 7d --network 10.0.0.0/8`,
+  nscsetup access-key create --owner ci --grant ORDERS/service --expires 7d --network 10.0.0.0/8
+  nscsetup access-key create --owner meters --grant METERS/sensor --name meter-7 --password --out meter-7.key`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return runKeyCreate(cmd.Context(), g, o) },
 	}
@@ -136,7 +139,7 @@ such a role to access keys.`,
 	f.StringVar(&o.name, "name", "", "the name that its users have; default: what they ask for")
 	f.StringVar(&o.expires, "expires", keyLasts, "how long it holds, such as `30d`, or never")
 	f.StringArrayVar(&o.networks, "network", nil, "a network that it may be used from, such as `10.0.0.0/8`; repeat it for each (default: anywhere)")
-	f.BoolVar(&o.password, "password", false, "let plain NATS clients use it as a password, by auth callout")
+	f.BoolVar(&o.password, "password", false, "let plain NATS clients bring its id and secret as user and password, by auth callout")
 	f.StringVar(&o.out, "out", "", "the `file` to write the secret to")
 	return c
 }
@@ -203,12 +206,33 @@ func runKeyCreate(ctx context.Context, g *globals, o keyCreateOptions) error {
 		if err := offered(d.platform, ident.KindKey, granted); err != nil {
 			return err
 		}
+		if err := byCallout(d.platform, granted, o.password); err != nil {
+			return err
+		}
 		if err := d.nameFor(ctx, granted.Name, ident.KeyIdentity(id)); err != nil {
 			return err
 		}
 	}
 	a.Public = secret.Public()
 	return g.handKey(ctx, d, o.out, "created", id, secret, a, 0)
+}
+
+// byCallout refuses a key that would let nobody in for a role: one that is no password for a
+// role of auth callout, or one without a name, since no client can ask for one there.
+func byCallout(p *platform.Platform, g authn.Granted, password bool) error {
+	for _, o := range p.Full.Policy.Offers {
+		if o.Account != g.Account || o.Role != g.Role || !o.Callout {
+			continue
+		}
+		switch {
+		case !password:
+			return cli.Errorf(cli.Usage, "say --password", "%s/%s is had by auth callout alone, and this key would be no password", g.Account, g.Role)
+		case g.Name.IsZero() && o.Name.IsZero():
+			return cli.Errorf(cli.Usage, "give it one with --name", "%s/%s is had by auth callout, where nobody can ask for a name", g.Account, g.Role)
+		}
+		return nil
+	}
+	return nil
 }
 
 // handKey decides about a key with a new secret, and hands that out.
@@ -350,7 +374,8 @@ func newKeyRemove(g *globals) *cobra.Command {
 		Use:   "remove ID",
 		Short: "Remove an access key for good",
 		Long: `remove has an access key prove nothing any more, for good. Credentials that it got hold
-until they end; none is renewed.
+until they end; none is renewed. Plain NATS clients that came with it as a password are
+disconnected.
 
 Exit codes: 1 if there is no such key; 5 if home cannot be reached.`,
 		Example: `  nscsetup access-key remove HK7QK3M2ZC5DXE4B6FAN`,

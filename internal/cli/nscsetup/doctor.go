@@ -312,6 +312,9 @@ func roleFacts(p *platform.Platform, users []platform.StaticUser, f *doctor.Fact
 		if a.Name.String() == platform.System {
 			f.System.Want = c
 		}
+		if a.Name.String() == platform.Door {
+			continue // nobody is to do anything there
+		}
 		for _, r := range a.Roles {
 			ref := manifest.RoleRef{Account: a.Name, Role: r.Name}
 			f.Roles = append(f.Roles, doctor.Role{

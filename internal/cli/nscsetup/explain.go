@@ -31,7 +31,7 @@ type explainOptions struct {
 	from                     string
 	groups, claims, granted  []string
 	account, role, name, ttl string
-	file                     bool
+	file, callout            bool
 }
 
 func newExplain(g *globals) *cobra.Command {
@@ -80,6 +80,7 @@ reached.`,
 	f.StringVar(&o.role, "role", "", "the `role` that is asked for (default: any)")
 	f.StringVar(&o.name, "name", "", "the `name` that is asked for")
 	f.StringVar(&o.ttl, "ttl", "", "the lifetime that is asked for, such as `15m`")
+	f.BoolVar(&o.callout, "callout", false, "who asks is a plain NATS client that comes by auth callout")
 	f.BoolVar(&o.file, "file", false, "by the grants of platform.yaml, applied or not")
 	done := completer{g}
 	_ = c.RegisterFlagCompletionFunc("granted", func(_ *cobra.Command, _ []string, begun string) ([]cobra.Completion, cobra.ShellCompDirective) {
@@ -223,6 +224,7 @@ func (o explainOptions) check() error {
 
 func (o explainOptions) wish() (w policy.Wish, err error) {
 	bad := func(hint, flag string, err error) error { return cli.Errorf(cli.Usage, hint, "--%s: %w", flag, err) }
+	w.Callout = o.callout
 	if o.account != "" {
 		if w.Account, err = ident.ParseLabel(o.account); err != nil {
 			return w, bad("see 'nscsetup list accounts'", "account", err)

@@ -329,7 +329,7 @@ func (out *replayed) decide(ctx context.Context, holders map[holding]audit.Recor
 		}
 		out.Looked++
 		for _, ttl := range []time.Duration{0, time.Duration(rec.Expires-rec.Issued) * time.Second} {
-			wish := policy.Wish{Account: account, Role: h.role, Name: h.name, TTL: ttl}
+			wish := policy.Wish{Account: account, Role: h.role, Name: h.name, TTL: ttl, Callout: rec.Server != ""}
 			a, err := was.answer(ctx, rec, wish, now)
 			if err != nil {
 				return err

@@ -31,6 +31,8 @@ type Keys struct {
 	Roles map[manifest.RoleRef]ident.AccountKey
 	// Regions are the region keys.
 	Regions map[ident.Region]ident.SealKey
+	// Callout is what servers seal requests of auth callout to; zero where that is off.
+	Callout ident.SealKey
 }
 
 // ErrNoKey is wrapped where a key is missing.
@@ -95,6 +97,13 @@ func (c *Compiler) Account(a manifest.Account, version uint64) (*jwt.AccountClai
 	if a.Callout != nil {
 		if err := c.callout(&out.Authorization, a.Callout); err != nil {
 			return nil, fmt.Errorf("account %s: %w", a.Name, err)
+		}
+		if a.Own() {
+			// Passwords are in the requests: without a key they would go in the clear.
+			if c.keys.Callout.IsZero() {
+				return nil, fmt.Errorf("auth callout: %w", ErrNoKey)
+			}
+			out.Authorization.XKey = c.keys.Callout.String()
 		}
 	}
 	var vr jwt.ValidationResults
@@ -392,7 +401,7 @@ func (c *Compiler) offer(g manifest.Grant) policy.Offer {
 	def, longest = cmp.Or(g.Lifetime, def), cmp.Or(g.Longest, longest)
 	o := policy.Offer{
 		Account: g.Account, Role: g.Role, Tags: g.Tags, Name: g.Name, Provider: g.Provider, Groups: g.Groups,
-		Default: policy.Seconds(min(def, longest)), Longest: policy.Seconds(longest),
+		Default: policy.Seconds(min(def, longest)), Longest: policy.Seconds(longest), Callout: r.Callout,
 	}
 	for _, cl := range g.Claims {
 		o.Claims = append(o.Claims, policy.Claim{Name: cl.Claim, Values: cl.Values})

@@ -1,7 +1,10 @@
 package manifest
 
 import (
+	"crypto/sha256"
 	"slices"
+
+	"github.com/nats-io/nkeys"
 
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/subject"
@@ -15,6 +18,7 @@ const (
 	Auth    = "AUTH"
 	Guest   = "GUEST"
 	Admin   = "ADMIN"
+	Door    = "DOOR"
 	ChatIn  = "CHAT"
 )
 
@@ -28,6 +32,7 @@ const (
 	RoleGuest     = "guest"
 	RoleAdmin     = "admin"
 	RoleMember    = "member"
+	RoleSentinel  = "sentinel"
 )
 
 // Bounds of public roles that say nothing else.
@@ -145,7 +150,7 @@ func merge(own, more Account) Account {
 
 // grantable gives the granted roles of an account what every credential needs.
 func grantable(a *Account, granted map[RoleRef]bool) {
-	any := false
+	any, asks := false, false
 	roles := a.Roles
 	for i := range roles {
 		if !granted[RoleRef{a.Name, roles[i].Name}] {
@@ -155,11 +160,18 @@ func grantable(a *Account, granted map[RoleRef]bool) {
 			any, roles = true, slices.Clone(roles)
 		}
 		r := &roles[i]
+		if r.Callout {
+			// There is nothing to renew: who comes by callout has no credential to show, and
+			// comes again.
+			r.Subscribe.Allow = add(r.Subscribe.Allow, subject.CalloutInbox)
+			continue
+		}
+		asks = true
 		r.Publish.Allow = add(r.Publish.Allow, subject.Info, subject.Renew)
 		r.Subscribe.Allow = add(r.Subscribe.Allow, subject.UserInbox)
 	}
 	a.Roles = roles
-	if !any {
+	if !asks {
 		return
 	}
 	for _, s := range []string{subject.Info, subject.Renew} {
@@ -218,7 +230,7 @@ func (f *File) builtin() []Account {
 	// The streams of a region: what holds, and with the records everything.
 	whatHolds := []func(ident.Region) string{subject.MirrorStream, subject.DenialsStream}
 	everything := append(slices.Clone(whatHolds), subject.RecordsStream)
-	return []Account{
+	all := []Account{
 		{
 			Name: label(System), own: true, services: true,
 			Description: "system account of the servers",
@@ -339,6 +351,66 @@ func (f *File) builtin() []Account {
 			Imports:     imports(Auth, service, subject.Info, subject.Renew),
 		},
 	}
+	if f.Callout {
+		all = f.door(all)
+	}
+	return all
+}
+
+// door adds what auth callout needs: the account that clients without a credential come to,
+// and where its servers ask issuers about them.
+func (f *File) door(all []Account) []Account {
+	auth := slices.IndexFunc(all, func(a Account) bool { return a.Name.String() == Auth })
+	all[auth].Exports = append(all[auth].Exports, Export{Name: "auth callout", Subject: subject.Callout, Type: service})
+	// Servers ask about everyone who comes here, also with a credential of this account: so
+	// nobody else is in it.
+	sentinel := public(RoleSentinel, "whoever connects without credentials, until it is known who they are", nil, nil)
+	sentinel.Bearer = true
+	in := imports(Auth, service, subject.Callout)
+	in[0].To = subject.Authentication
+	return append(all, Account{
+		Name: label(Door), own: true, services: true,
+		Description: "where plain NATS clients come in", Limits: Limits{Bearers: true},
+		Roles: []Role{sentinel}, Imports: in,
+		Callout: &Callout{Users: []ident.UserKey{nobody()}, Accounts: f.behindDoor()},
+	})
+}
+
+// behindDoor are the accounts of which a role is granted to those who come by auth callout.
+func (f *File) behindDoor() []ident.Label {
+	var all []ident.Label
+	for _, a := range f.Accounts {
+		if !slices.Contains(all, a.Name) && slices.ContainsFunc(a.Roles, func(r Role) bool {
+			return r.Callout && slices.ContainsFunc(f.Grants, func(g Grant) bool { return g.Account == a.Name && g.Role == r.Name })
+		}) {
+			all = append(all, a.Name)
+		}
+	}
+	return all
+}
+
+// nobody is the user about whom servers do not ask issuers. They want one to be named, and
+// nobody has its key: its public half is a hash.
+func nobody() ident.UserKey {
+	sum := sha256.Sum256([]byte("herald/v1/callout\nnobody"))
+	pub, err := nkeys.Encode(nkeys.PrefixByteUser, sum[:])
+	if err != nil {
+		panic(err) // 32 bytes are a key
+	}
+	key, err := ident.ParseUserKey(string(pub))
+	if err != nil {
+		panic(err)
+	}
+	return key
+}
+
+// Sentinel is the role of the user that servers take for whoever connects without
+// credentials; zero: they refuse them.
+func (f *File) Sentinel() RoleRef {
+	if f.Callout {
+		return RoleRef{label(Door), label(RoleSentinel)}
+	}
+	return f.DefaultSentinel
 }
 
 // tutorial is the subject of the tutorial's door, where that is open: where it is not, no

@@ -35,6 +35,9 @@ func (c *checker) eachAccount() {
 			}
 		}
 		seen[a.Name] = i
+		if !a.full.own && slices.Contains(OwnAccounts(), a.Name.String()) {
+			c.bad(a.at+".name", "take another name", "%s is the name of Herald's own account for auth callout, which callout: true makes", a.Name)
+		}
 		if a.full.own {
 			a.before = c.own[a.index]
 			if !c.mayChange(a) {

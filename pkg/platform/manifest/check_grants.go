@@ -237,6 +237,9 @@ func (c *checker) grant(at string, g Grant, to string, r held) {
 	case r.Bearer:
 		c.bad(at, "leave bearer out of the role", "role %s/%s has bearers: who asks for a credential as a guest gets it where all guests can read it, and could not be told from them", g.Account, g.Role)
 	}
+	if kind, _, _ := strings.Cut(to, ":"); r.Callout && (kind == ident.KindOpen || kind == ident.KindInvite) {
+		c.bad(at+".to", "grant it to access keys or logins", "role %s/%s is for who comes in by auth callout, and nobody comes so as %s", g.Account, g.Role, kind)
+	}
 	asks := to == ident.KindOIDC && len(g.Groups)+len(g.Claims) > 0
 	if (to == Everyone || slices.Contains(Kinds(), to) && to != ident.KindKey && !asks) && !r.Public {
 		c.bad(at+".to", "grant it to identities by name, or say public: true of the role", "%s/%s is not public, and %s is whoever %s", g.Account, g.Role, to, comes(to))
@@ -337,7 +340,7 @@ func (c *checker) expands(at string, g Grant, to string, r held, p pattern, list
 		case t.fn != fnTag || t.key == tagIdentity || t.key == tagRegion || t.key == tagProven:
 			continue
 		case t.key == tagKey:
-			if deny && to != ident.KindKey && !strings.HasPrefix(to, ident.KindKey+":") {
+			if deny && !r.Callout && to != ident.KindKey && !strings.HasPrefix(to, ident.KindKey+":") {
 				c.bad(at, "grant it to access keys, or name {{subject()}} instead", "%s of role %s/%s names the tag kid, which only holders of access keys have: servers would refuse the others", list, g.Account, g.Role)
 				return 0, false
 			}
@@ -372,6 +375,12 @@ func (c *checker) sentinel() {
 		return
 	}
 	const at = "default_sentinel"
+	if c.f.Callout {
+		if ref != c.f.Sentinel() {
+			c.bad(at, "leave out one of them", "with callout: true whoever connects without credentials is %s", c.f.Sentinel())
+		}
+		return
+	}
 	r, ok := c.grantedRole(at, ref)
 	if !ok {
 		return

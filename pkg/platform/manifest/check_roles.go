@@ -51,6 +51,24 @@ func (c *checker) role(r *roleAt) {
 	}
 	c.roleLimits(r)
 	c.whence(r)
+	if r.Callout {
+		c.byCallout(r)
+	}
+}
+
+// byCallout checks a role for those who come in by auth callout.
+func (c *checker) byCallout(r *roleAt) {
+	if len(r.Networks) > 0 {
+		c.bad(r.at+".networks", "give networks to the access keys", "%s is for auth callout, where servers do not look at networks", r.called())
+	}
+	for i, t := range r.ConnectionTypes {
+		if t == "LEAFNODE" || t == "LEAFNODE_WS" {
+			c.bad(fmt.Sprintf("%s.connection_types[%d]", r.at, i), "leave it out", "%s is for auth callout, and leafnodes do not come in by it", r.called())
+		}
+	}
+	if !c.f.Callout && c.granted(RoleRef{r.account.Name, r.Name}) {
+		c.bad(r.at+".callout", "say callout: true at the top of the file, too", "%s is granted to who comes in by auth callout, which is off", r.called())
+	}
 }
 
 // patterns reads a list of subjects; what cannot be read is left empty in its place.

@@ -49,4 +49,6 @@ func Kinds() []string {
 const Everyone = policy.Root
 
 // OwnAccounts are the names of the accounts that Herald brings.
-func OwnAccounts() []string { return []string{System, Ledger, Readers, Auth, Guest, Admin, ChatIn} }
+func OwnAccounts() []string {
+	return []string{System, Ledger, Readers, Auth, Guest, Admin, Door, ChatIn}
+}

@@ -43,7 +43,7 @@ type File struct {
 	// The door of the 2020 NATS tutorial's chat: whoever sends a name to chat.req.access as a
 	// guest gets a creds file, as by a grant to open. Default: there is none.
 	TutorialDoor *TutorialDoor `yaml:"tutorial_door"`
-	// Accounts beside those that Herald brings: SYS, LEDGER, READERS, AUTH, GUEST, ADMIN and
+	// Accounts beside those that Herald brings: SYS, LEDGER, READERS, AUTH, GUEST, ADMIN, DOOR and
 	// CHAT. An entry named CHAT adds to that account (but no streams and no callout); one
 	// named SYS may add exports, which need only; the others cannot be changed.
 	Accounts []Account `yaml:"accounts"`
@@ -61,6 +61,11 @@ type File struct {
 	// credentials. The role must be public and have bearer: true, and its account bearers in
 	// its limits. Default: none, and who has no credentials is refused.
 	DefaultSentinel RoleRef `yaml:"default_sentinel"`
+	// Whether plain NATS clients of any language come in without a creds file: with an access
+	// key's id and secret as user and password, or with a login's token, by auth callout. It
+	// makes the account DOOR, and whoever connects without credentials is asked about there:
+	// default_sentinel is DOOR/sentinel then, and no other. Default: false.
+	Callout bool `yaml:"callout"`
 
 	source *source // what it was read from, if it was
 }
@@ -472,6 +477,10 @@ type Role struct {
 	// Whether who has a JWT of this role needs no key. Not for roles that are granted, and
 	// only where the account's limits have bearers. Default: false.
 	Bearer bool `yaml:"bearer"`
+	// Whether the role is for those who come in by auth callout, and for nobody else. Granted,
+	// it has the inbox _INBOX_{{tag(kid)}}.> and does not ask for renewal. Not with networks,
+	// which servers do not look at then: access keys have their own. Default: false.
+	Callout bool `yaml:"callout"`
 }
 
 // Permission is what may be published or subscribed to. Subjects may have wildcards and

@@ -19,10 +19,11 @@ func about() map[string]string {
 		"regions":          "Regions: one NATS cluster each, linked by gateways. Every address is host:port.\ngateway is where the other regions reach this one; the addresses of a node are where\nthat server listens.",
 		"credentials":      "How long credentials live: by default, and at most if more is asked for.",
 		"chat":             "The chat's rooms and their channels, in the order in which they are shown.",
-		"accounts":         "Accounts beside Herald's own (SYS, LEDGER, READERS, AUTH, GUEST, ADMIN), and what is\nadded to CHAT.",
+		"accounts":         "Accounts beside Herald's own (SYS, LEDGER, READERS, AUTH, GUEST, ADMIN, DOOR), and what\nis added to CHAT.",
 		"identities":       "Names for identities, so that grants can be read.",
 		"grants":           "Who may have which role: an identity, or a kind of them (open is whoever asks).",
 		"default_sentinel": "The role, as ACCOUNT/ROLE, of whoever connects without credentials.",
+		"callout":          "Whether plain NATS clients come in with an access key as user and password, or a token.",
 	}
 }
 

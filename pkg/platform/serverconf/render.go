@@ -206,7 +206,7 @@ func (s *server) trust(t *text) {
 	t.str("system_account", s.in.Operator.System().String())
 	if s.in.Sentinel != "" {
 		t.blank()
-		t.note("Whoever connects without credentials is this user, of role " + s.f.DefaultSentinel.String() + ".")
+		t.note("Whoever connects without credentials is this user, of role " + s.f.Sentinel().String() + ".")
 		t.str("default_sentinel", s.in.Sentinel)
 	}
 }

@@ -129,8 +129,8 @@ type Input struct {
 	// so that whoever brings the other accounts can connect.
 	System string
 	// Sentinel is the JWT of the bearer user that whoever connects without credentials is
-	// taken for; it belongs to the role that the description names as default_sentinel,
-	// and is there if and only if one is named.
+	// taken for; it belongs to the role that is the description's Sentinel, and is there if and
+	// only if there is one.
 	Sentinel string
 	// Folders are a node's folders. Nil: those of servers.config_dir and servers.data_dir,
 	// which are the same on every machine.
@@ -205,8 +205,8 @@ func (in Input) check(f *manifest.File) error {
 	if key := in.Operator.System().String(); sys.Subject != key {
 		return fmt.Errorf("%w: the operator's system account is %s, and the JWT is that of %s", ErrInvalid, key, sys.Subject)
 	}
-	if f.DefaultSentinel.IsZero() != (in.Sentinel == "") {
-		return fmt.Errorf("%w: default_sentinel is %q, and there is a JWT for it: %t", ErrInvalid, f.DefaultSentinel, in.Sentinel != "")
+	if ref := f.Sentinel(); ref.IsZero() != (in.Sentinel == "") {
+		return fmt.Errorf("%w: default_sentinel is %q, and there is a JWT for it: %t", ErrInvalid, ref, in.Sentinel != "")
 	}
 	if in.Sentinel == "" {
 		return nil
