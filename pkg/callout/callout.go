@@ -119,6 +119,9 @@ func (k *Key) Open(from ident.SealKey, sealed []byte, account ident.AccountKey, 
 		return bad("another server signed it")
 	case c.Nats.Server.XKey != from.String():
 		return bad("it is sealed in another server's name")
+	case c.Nats.Client.Kind != "Client":
+		// Whoever is behind a leafnode would come in as it.
+		return bad("it is about another kind of connection than a client's")
 	case now.Sub(issued) > wire.MaxSkew, issued.Sub(now) > wire.MaxSkew, c.Expires < c.IssuedAt:
 		return bad("it is not of now: look at the clocks")
 	case c.ID == "", len(c.ID) > 128, len(c.Nats.Server.Cluster) > 128, len(c.Nats.Client.Host) > wire.MaxHost:
@@ -155,6 +158,7 @@ type request struct {
 		Client struct {
 			Host string `json:"host"`
 			ID   uint64 `json:"id"`
+			Kind string `json:"kind"`
 		} `json:"client_info"`
 		Connect struct {
 			Token    string `json:"auth_token"`

@@ -123,6 +123,7 @@ func TestRefused(t *testing.T) {
 		"31 s old":                       func(a *attack) { a.now = now.Add(32 * time.Second) },
 		"31 s early":                     func(a *attack) { a.now = now.Add(-31 * time.Second) },
 		"that ended before it began":     func(a *attack) { a.claims.Expires = 1 },
+		"about a leafnode":               func(a *attack) { a.claims.ClientInformation.Kind = "Leafnode" },
 		"with a long host":               func(a *attack) { a.claims.ClientInformation.Host = strings.Repeat("h", 65) },
 		"with a long cluster":            func(a *attack) { a.claims.Server.Cluster = strings.Repeat("c", 129) },
 		"with too much":                  func(a *attack) { a.claims.ConnectOptions.Password = strings.Repeat("p", callout.MaxRequest) },

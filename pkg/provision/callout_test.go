@@ -94,7 +94,7 @@ func (a *asker) request(l login, change func(*jwt.AuthorizationRequestClaims)) (
 	c := jwt.NewAuthorizationRequestClaims(a.account.String())
 	c.Audience, c.UserNkey = "nats-authorization-request", must(keystore.Generate(keystore.User)).Public()
 	c.Server = jwt.ServerID{ID: a.sign.Public(), XKey: a.seal.Public(), Cluster: "ams"}
-	c.ClientInformation = jwt.ClientInformation{Host: l.host, ID: 9}
+	c.ClientInformation = jwt.ClientInformation{Host: l.host, ID: 9, Kind: "Client"}
 	c.ConnectOptions = jwt.ConnectOptions{Username: l.user, Password: l.pass, Token: l.token}
 	c.Expires = a.now.Add(2 * time.Second).Unix()
 	if change != nil {

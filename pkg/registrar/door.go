@@ -2,7 +2,6 @@ package registrar
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -127,6 +126,7 @@ func (d *Doorkeeper) round(ctx context.Context) int {
 	d.mu.Unlock()
 	var g errgroup.Group
 	g.SetLimit(kickers)
+	var failed failures
 	for c, h := range all {
 		g.Go(func() error {
 			// It may have been taken back meanwhile.
@@ -134,9 +134,7 @@ func (d *Doorkeeper) round(ctx context.Context) int {
 				try, cancel := context.WithTimeout(ctx, kickWait)
 				defer cancel()
 				if err := d.Kick(try, c.server, c.client); err != nil {
-					if !errors.Is(err, context.Canceled) {
-						d.Log.Warn("a connection cannot be closed now", "identity", c.identity.String(), "user", h.User.String(), "server", c.server, "error", err)
-					}
+					failed.add(c.server, err)
 					return nil
 				}
 				d.kicked.Add(1)
@@ -149,7 +147,25 @@ func (d *Doorkeeper) round(ctx context.Context) int {
 		})
 	}
 	_ = g.Wait() // none of them fails
+	if failed.n > 0 && ctx.Err() == nil {
+		d.Log.Warn("connections cannot be closed now; it is tried again until their credentials end", "connections", failed.n, "server", failed.server, "error", failed.err)
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return len(d.pending)
+}
+
+// failures are how many could not be closed in one round, and the last of them.
+type failures struct {
+	mu     sync.Mutex
+	n      int
+	server string
+	err    error
+}
+
+func (f *failures) add(server string, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.n++
+	f.server, f.err = server, err
 }
