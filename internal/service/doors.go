@@ -51,9 +51,12 @@ type doors struct {
 	again chan struct{}      // something may have changed
 	renew chan chan<- error  // all connections are to be made anew
 	stop  context.CancelFunc // of the goroutine
-	done  chan struct{}
-	once  sync.Once
-	left  error
+	// answering ends when there is no more time for what was taken.
+	answering context.Context //nolint:containedctx // the life of what was taken, as in endpoint
+	giveUp    context.CancelFunc
+	done      chan struct{}
+	once      sync.Once
+	left      error
 }
 
 // door is one that is closed, for credentials of the folder.
@@ -89,6 +92,7 @@ func (d *doors) open(ctx, run context.Context) error {
 		}
 		o.says("")
 	}
+	d.answering, d.giveUp = context.WithCancel(context.WithoutCancel(run))
 	run, d.stop = context.WithCancel(run)
 	d.done = make(chan struct{})
 	go d.keep(run)
@@ -130,7 +134,7 @@ func (d *doors) set(ctx context.Context, o *door) {
 	why := o.unable()
 	switch {
 	case !o.wanted():
-		d.shut(ctx, o)
+		d.shut(o)
 		if o.nc != nil {
 			d.drop(ctx, o.nc)
 			o.nc = nil
@@ -159,23 +163,28 @@ func (d *doors) set(ctx context.Context, o *door) {
 	case why != "" && o.server != nil:
 		o.says(why)
 		d.log.Error("no requests are taken; issuers of other regions answer them", "door", o.name, "error", why)
-		d.shut(ctx, o)
+		d.shut(o)
 	case why != "":
 		o.says(why)
 	}
 }
 
 // shut answers what was taken at a door, and takes nothing more.
-func (d *doors) shut(ctx context.Context, o *door) {
+func (d *doors) shut(o *door) {
 	if o.server == nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeWait)
-	defer cancel()
-	if err := o.server.Drain(ctx); err != nil {
+	if err := d.drain(o.server); err != nil {
 		d.log.Warn("requests that were taken", "door", o.name, "error", err)
 	}
 	o.server = nil
+}
+
+// drain is the end of a door's server while the service goes on, or ends meanwhile.
+func (d *doors) drain(s *endpoint.Server) error {
+	ctx, cancel := context.WithTimeout(d.answering, closeWait)
+	defer cancel()
+	return s.Drain(ctx)
 }
 
 // says notes why a door is closed.
@@ -207,6 +216,8 @@ func (d *doors) anew(ctx context.Context) error {
 		return err
 	case <-d.done:
 		return errors.New("the service ends")
+	case <-ctx.Done():
+		return fmt.Errorf("connecting anew: %w", ctx.Err())
 	}
 }
 
@@ -244,9 +255,11 @@ func (d *doors) move(ctx context.Context, o *door) error {
 	old, before := o.nc, o.server
 	o.nc, o.server = nc, s
 	if before != nil {
-		err = before.Drain(ctx)
+		err = d.drain(before)
 	}
-	d.drop(ctx, old)
+	last, cancel := context.WithTimeout(d.answering, closeWait)
+	defer cancel()
+	d.drop(last, old)
 	return err
 }
 
@@ -254,7 +267,10 @@ func (d *doors) move(ctx context.Context, o *door) error {
 func (d *doors) close(ctx context.Context) error {
 	d.once.Do(func() {
 		if d.stop != nil {
+			defer d.giveUp()
 			d.stop()
+			// What the goroutine still drains has the same time as the rest.
+			defer context.AfterFunc(ctx, d.giveUp)()
 			<-d.done
 		}
 		for _, o := range d.all {
