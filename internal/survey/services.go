@@ -104,11 +104,16 @@ func says(s *seen.Service, data json.RawMessage) {
 		Document    string            `json:"document"`
 		Ages        map[string]string `json:"age"`
 		CopyFailing bool              `json:"copy_failing"`
+		Audit       struct {
+			Chain string `json:"chain"`
+			N     uint64 `json:"n"`
+		} `json:"audit"`
 	}
 	if len(data) == 0 || json.Unmarshal(data, &v) != nil {
 		return
 	}
 	s.Region, s.Document, s.CopyFailing = clean(v.Region, maxText), clean(v.Document, maxText), v.CopyFailing
+	s.Chain, s.Block = clean(v.Audit.Chain, maxText), v.Audit.N
 	clear(s.Ages)
 	s.Never = nil
 	for source, age := range v.Ages {

@@ -1,7 +1,9 @@
 package audit
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -49,14 +51,16 @@ type Finding struct {
 type Verifier struct {
 	Region ident.Region
 	// Verify tells whether a JWT is that of a writer of this platform, in this region, at
-	// a moment: up to the operator, and not only by the JWT's own word.
-	Verify func(token string, writer ident.UserKey, at time.Time) error
+	// a moment: up to the operator, and not only by the JWT's own word; and what such a
+	// writer has to tell of.
+	Verify func(token string, writer ident.UserKey, at time.Time) ([]What, error)
 	// From is the position that the first block is expected to have; 0 knows nothing.
 	From uint64
 
 	chains   map[string]*chain // by writer and chain
 	order    []*chain
 	resent   map[ident.UserKey][]Span // that writers say of their own
+	living   map[string]uint64        // what living writers say was stored, by chain
 	seq      uint64
 	first    int64 // when the first block was written
 	whole    bool  // the stream has its first message: nothing was dropped for its age
@@ -73,6 +77,8 @@ type chain struct {
 	sums        map[uint64]string // of the blocks that were seen
 	gaps        map[uint64]bool   // that were not
 	again       []Finding         // blocks that are there twice
+	tells       map[What]Finding  // the first block with a record of this kind
+	may         []What            // of which its writer has to tell
 	ended, told bool
 	forged      error
 	after       *Ref
@@ -100,9 +106,11 @@ func (v *Verifier) Add(seq uint64, subject, data string) []Record {
 		v.found(Finding{Problem: Missing, Seq: v.From, Why: fmt.Sprintf("the stream has no message from %d to %d", v.From, seq-1)})
 	case v.seq != 0 && seq > v.seq+1:
 		v.found(Finding{Problem: Missing, Seq: v.seq + 1, Why: fmt.Sprintf("the stream has no message from %d to %d", v.seq+1, seq-1)})
+	case v.seq != 0 && seq <= v.seq: // no stream has that; a file may
+		v.found(Finding{Problem: Moved, Seq: seq, Why: fmt.Sprintf("message %d stands behind message %d", seq, v.seq)})
 	}
 	v.whole = v.whole || seq == 1
-	v.seq = seq
+	v.seq = max(v.seq, seq)
 	b, err := Open(subject, data)
 	if err != nil {
 		v.found(Finding{Problem: Altered, Seq: seq, Why: err.Error()})
@@ -140,7 +148,10 @@ func (v *Verifier) chain(b Block) *chain {
 	key := b.Writer.String() + b.Chain
 	c := v.chains[key]
 	if c == nil {
-		c = &chain{writer: b.Writer, id: b.Chain, began: b.N, n: b.N - 1, firstAt: b.At, sums: make(map[uint64]string), gaps: make(map[uint64]bool)}
+		c = &chain{
+			writer: b.Writer, id: b.Chain, began: b.N, n: b.N - 1, firstAt: b.At,
+			sums: make(map[uint64]string), gaps: make(map[uint64]bool), tells: make(map[What]Finding),
+		}
 		v.chains[key] = c
 		v.order = append(v.order, c)
 	}
@@ -175,9 +186,43 @@ func (v *Verifier) link(c *chain, b Block, of Finding) {
 		c.after = b.After
 	}
 	v.resent[b.Writer] = append(v.resent[b.Writer], b.Resent...)
+	for _, r := range b.Content {
+		if _, ok := c.tells[r.What]; !ok {
+			of.Problem, of.Why = Forged, fmt.Sprintf("a record of %q is none that its writer has to make", r.What)
+			c.tells[r.What] = of
+		}
+	}
 	if b.JWT != "" && c.forged == nil {
 		c.told = true
-		c.forged = v.Verify(b.JWT, b.Writer, time.UnixMilli(b.At))
+		c.may, c.forged = v.Verify(b.JWT, b.Writer, time.UnixMilli(b.At))
+	}
+}
+
+// Living is what a living writer says of itself: how far the chain is that it writes. It
+// has to be asked before the last of the stream is read, and so knows of nothing newer: a
+// chain that is shorter has lost its end.
+func (v *Verifier) Living(chain string, n uint64) {
+	if v.living == nil {
+		v.living = make(map[string]uint64)
+	}
+	v.living[chain] = max(v.living[chain], n)
+}
+
+// lives holds the ends of chains against what living writers say.
+func (v *Verifier) lives() {
+	for _, c := range v.order {
+		if n := v.living[c.id]; n > c.n {
+			v.found(Finding{
+				Problem: Missing, Writer: c.writer, Chain: c.id, First: c.n + 1, Last: n, At: c.at,
+				Why: fmt.Sprintf("the end of the chain is gone: its writer lives, and stored block %d", n),
+			})
+		}
+		delete(v.living, c.id)
+	}
+	for _, id := range slices.Sorted(maps.Keys(v.living)) {
+		if n := v.living[id]; n > 0 {
+			v.found(Finding{Problem: Missing, Chain: id, First: 1, Last: n, Why: "nothing is there of a chain whose writer lives"})
+		}
 	}
 }
 
@@ -193,15 +238,9 @@ func (v *Verifier) Done(seenUntil time.Time) Report {
 	for _, c := range v.order {
 		v.end(c, seenUntil)
 	}
-	slices.SortStableFunc(v.findings, func(a, b Finding) int {
-		switch {
-		case a.Seq == b.Seq || a.Seq == 0 || b.Seq == 0:
-			return 0
-		case a.Seq < b.Seq:
-			return -1
-		}
-		return 1
-	})
+	v.lives()
+	// Those of no message come last.
+	slices.SortStableFunc(v.findings, func(a, b Finding) int { return cmp.Compare(a.Seq-1, b.Seq-1) })
 	return Report{Blocks: v.blocks, Records: v.records, Chains: len(v.order), Findings: v.findings}
 }
 
@@ -242,6 +281,13 @@ func (v *Verifier) end(c *chain, until time.Time) {
 	case !c.told && (c.began == 1 || c.at-c.firstAt > silence.Milliseconds()):
 		of.Problem, of.Why = Forged, "nothing in it shows that its writer is of this platform"
 		v.found(of)
+	}
+	if c.forged == nil && c.told {
+		for _, what := range slices.Sorted(maps.Keys(c.tells)) {
+			if !slices.Contains(c.may, what) {
+				v.found(c.tells[what])
+			}
+		}
 	}
 	if c.began > 1 && (v.whole || c.firstAt-v.first > silence.Milliseconds()) {
 		// What is dropped for its age goes from the stream's beginning, where every

@@ -58,11 +58,11 @@ func newBook(t *testing.T) *book {
 
 // check verifies what is stored, and gives the problems that are found.
 func (k *book) check(all []ledger.Stored) (audit.Report, []audit.Problem) {
-	v := audit.Verifier{Region: k.a.Region, From: 1, Verify: func(token string, who ident.UserKey, _ time.Time) error {
+	v := audit.Verifier{Region: k.a.Region, From: 1, Verify: func(token string, who ident.UserKey, _ time.Time) ([]audit.What, error) {
 		if token == "a" && who == k.a.User || token == "b" && who == k.b.User {
-			return nil
+			return []audit.What{audit.Issue}, nil
 		}
-		return errors.New("a stranger")
+		return nil, errors.New("a stranger")
 	}}
 	for _, s := range all {
 		v.Add(s.Seq, s.Subject, s.Data)
@@ -74,6 +74,11 @@ func (k *book) check(all []ledger.Stored) (audit.Report, []audit.Problem) {
 	}
 	slices.Sort(problems)
 	return r, slices.Compact(problems)
+}
+
+// anybody may write of everything.
+func anybody(string, ident.UserKey, time.Time) ([]audit.What, error) {
+	return []audit.What{audit.Issue, audit.Renew, audit.Refuse, audit.Change}, nil
 }
 
 // renumber gives positions as a stream that was written anew has them.
@@ -219,7 +224,7 @@ func ofEach(all []ledger.Stored) [][]string {
 // What a stream dropped for its age is not missed.
 func TestVerifyTrimmed(t *testing.T) {
 	k := newBook(t)
-	v := audit.Verifier{Region: k.a.Region, Verify: func(string, ident.UserKey, time.Time) error { return nil }}
+	v := audit.Verifier{Region: k.a.Region, Verify: anybody}
 	for _, s := range k.all[30:] {
 		v.Add(s.Seq, s.Subject, s.Data)
 	}
@@ -232,7 +237,7 @@ func TestVerifyTrimmed(t *testing.T) {
 func TestVerifyUnended(t *testing.T) {
 	k := newBook(t)
 	w := audittest.NewScribe(t)
-	v := audit.Verifier{Region: w.Region, Verify: func(string, ident.UserKey, time.Time) error { return nil }}
+	v := audit.Verifier{Region: w.Region, Verify: anybody}
 	w.JWT = "x"
 	b := w.Head(t, audit.Head{At: k.now.UnixMilli()})
 	v.Add(1, w.Under(), string(b.Data))
@@ -250,6 +255,69 @@ func TestVerifyUnended(t *testing.T) {
 	v.Add(2, w.Under(), string(c.Data))
 	if r := v.Done(k.now.Add(time.Hour)); len(r.Findings) > 0 {
 		t.Errorf("it came back: %+v", r.Findings)
+	}
+}
+
+// A living writer knows how far its chain is, and so whether its end is there.
+func TestVerifyLiving(t *testing.T) {
+	w := audittest.NewScribe(t)
+	w.JWT = "x"
+	for _, c := range []struct {
+		chain string // of what a writer says; empty: its own
+		n     uint64
+		want  []uint64 // the blocks that are missing
+	}{{n: 0}, {n: 2}, {n: 3, want: []uint64{3, 3}}, {n: 9, want: []uint64{3, 9}}, {chain: "other", n: 2, want: []uint64{1, 2}}, {chain: "other"}} {
+		w := *w
+		v := audit.Verifier{Region: w.Region, Verify: anybody}
+		var last audit.Sealed
+		for seq := range 2 {
+			last = w.Block(t)
+			v.Add(uint64(seq+1), w.Under(), string(last.Data)) //nolint:gosec // small
+		}
+		if c.chain == "" {
+			c.chain = last.Chain
+		}
+		v.Living(c.chain, c.n)
+		r := v.Done(time.Now())
+		var got []uint64
+		for _, f := range r.Findings {
+			if f.Problem != audit.Missing || f.Chain != c.chain {
+				t.Errorf("%+v", f)
+			}
+			got = append(got, f.First, f.Last)
+		}
+		if !slices.Equal(got, c.want) {
+			t.Errorf("%s, %d: missing %v, want %v", c.chain, c.n, got, c.want)
+		}
+	}
+}
+
+// Who may write of changes alone is not believed about credentials.
+func TestVerifyWhat(t *testing.T) {
+	w := audittest.NewScribe(t)
+	w.JWT = "x"
+	v := audit.Verifier{Region: w.Region, Verify: func(string, ident.UserKey, time.Time) ([]audit.What, error) { return []audit.What{audit.Change}, nil }}
+	v.Add(1, w.Under(), string(w.Block(t, audit.Record{What: audit.Change, At: time.Now().UnixMilli(), Key: "name.alice", Version: 1}).Data))
+	if r := v.Done(time.Now()); len(r.Findings) > 0 {
+		t.Errorf("%+v", r.Findings)
+	}
+	v.Add(2, w.Under(), string(w.Block(t, audittest.Record(t, time.Now(), time.Hour)).Data))
+	if r := v.Done(time.Now()); len(r.Findings) != 1 || r.Findings[0].Problem != audit.Forged || r.Findings[0].Seq != 2 {
+		t.Errorf("%+v", r.Findings)
+	}
+}
+
+// Where positions are those of a file, lines that were exchanged show by them, of whomever
+// they are.
+func TestVerifyPositions(t *testing.T) {
+	k := newBook(t)
+	all := slices.Clone(k.all)
+	all[50], all[51] = all[51], all[50]
+	if k.all[50].Subject == k.all[51].Subject {
+		t.Fatal("they are of one writer, whose chain shows it")
+	}
+	if _, problems := k.check(all); !slices.Contains(problems, audit.Moved) {
+		t.Errorf("%v", problems)
 	}
 }
 

@@ -260,6 +260,10 @@ type Service struct {
 	Ages        map[string]time.Duration `json:"ages_ns"`
 	Never       []string                 `json:"never,omitempty"`
 	CopyFailing bool                     `json:"copy_failing"`
+	// Chain is the chain of records that it writes, and Block how far that is stored; empty
+	// where it writes none.
+	Chain string `json:"audit_chain,omitempty"`
+	Block uint64 `json:"audit_block,omitempty"`
 }
 
 // Oldest is the age of the oldest part of its knowledge; false where a part was never
