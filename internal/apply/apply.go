@@ -48,6 +48,8 @@ type Result struct {
 	// Streams is why some of the ledger's streams were not brought up to date; nil if all
 	// were.
 	Streams error
+	// Unrecorded is why what was decided is not in the records; nil if it is.
+	Unrecorded error
 	// Regions are those that are new: their folders have to be brought to where their
 	// services will run.
 	Regions []ident.Region
@@ -104,8 +106,10 @@ func (t *Tool) Apply(ctx context.Context, confirm func(*plan.Plan) error) (*Resu
 	if err != nil {
 		return nil, err
 	}
-	s := &session{Tool: t, signer: signer, result: &Result{Regions: regions}}
+	s := &session{Tool: t, signer: signer, result: &Result{Regions: regions}, changes: &Changes{Door: "apply", Now: t.Now}}
 	defer s.close()
+	// Whatever was decided, also where the rest was not.
+	defer func() { s.result.Unrecorded = t.Record(ctx, s.changes) }()
 	if err := s.open(ctx); err != nil {
 		return s.result, err
 	}
@@ -148,6 +152,7 @@ type session struct {
 	reader   *nats.Conn
 	resolver *registrar.Resolver
 	decider  *ledger.Decider
+	changes  *Changes
 	away     bool // some server does not answer
 }
 
@@ -192,7 +197,7 @@ func (s *session) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.decider = &ledger.Decider{Store: store, Opener: s.opener(), Signer: ledger.KeySigner{Key: s.signer.Key()}}
+	s.decider = &ledger.Decider{Store: store, Opener: s.opener(), Signer: ledger.KeySigner{Key: s.signer.Key()}, Decided: s.changes.Decided}
 	return s.streams(ctx, store)
 }
 

@@ -70,13 +70,17 @@ func (t *Tool) Dial(ctx context.Context, account, role string) (*nats.Conn, erro
 	if err != nil {
 		return nil, err
 	}
+	return t.dialAs(ctx, natsconn.Static{Token: user.Token, Key: user.Key}, key)
+}
+
+func (t *Tool) dialAs(ctx context.Context, creds natsconn.Static, self ident.UserKey) (*nats.Conn, error) {
 	urls := t.URLs
 	if len(urls) == 0 {
 		urls = t.urls()
 	}
 	return natsconn.Dial(ctx, natsconn.Options{
-		URLs: urls, Name: "nscsetup", InboxPrefix: subject.ServiceInboxPrefix(key), Log: t.Log,
-		Credential: natsconn.Static{Token: user.Token, Key: user.Key}, TLS: natsconn.TLSFiles(t.Platform.Dir.Tool()),
+		URLs: urls, Name: "nscsetup", InboxPrefix: subject.ServiceInboxPrefix(self), Log: t.Log,
+		Credential: creds, TLS: natsconn.TLSFiles(t.Platform.Dir.Tool()),
 	})
 }
 

@@ -326,7 +326,7 @@ func (s *soaking) sample() sample {
 	var m runtime.MemStats
 	runtime.GC()
 	runtime.ReadMemStats(&m)
-	return sample{m.HeapAlloc, runtime.NumGoroutine(), s.pending(), s.issuer.Load().Stats().Issuer.Records.Waiting}
+	return sample{m.HeapAlloc, runtime.NumGoroutine(), s.pending(), s.issuer.Load().Stats().Records.Waiting}
 }
 
 // disturb changes one thing after the other until ctx ends.

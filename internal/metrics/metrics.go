@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/herald-nats/herald/internal/service"
+	"github.com/herald-nats/herald/pkg/audit"
 	"github.com/herald-nats/herald/pkg/provision"
 )
 
@@ -98,11 +99,11 @@ func newCollector(services func() []service.Stats, now func() time.Time) *collec
 	counter("herald_callers_refused_total", "Requests that were refused because what says who asks is not believed.",
 		func(s service.Stats) uint64 { return s.CallersRefused })
 
-	// Of issuers.
-	issuer := func(read func(*service.IssuerStats) float64) func(service.Stats, emit) {
+	// Of what services write down.
+	written := func(read func(*audit.Stats) float64) func(service.Stats, emit) {
 		return func(s service.Stats, emit emit) {
-			if s.Issuer != nil {
-				emit(read(s.Issuer))
+			if s.Records != nil {
+				emit(read(s.Records))
 			}
 		}
 	}
@@ -141,11 +142,23 @@ func newCollector(services func() []service.Stats, now func() time.Time) *collec
 			}
 		}, "state")
 	add(prometheus.GaugeValue, "herald_region_key_matches", "Whether the region key is the one that the platform document names.",
-		issuer(func(s *service.IssuerStats) float64 { return float64(number(s.Held.RegionKey)) }))
+		func(s service.Stats, emit emit) {
+			if s.Issuer != nil {
+				emit(float64(number(s.Issuer.Held.RegionKey)))
+			}
+		})
 	add(prometheus.GaugeValue, "herald_records_waiting", "Blocks of records that wait to be stored.",
-		issuer(func(s *service.IssuerStats) float64 { return float64(s.Records.Waiting) }))
+		written(func(s *audit.Stats) float64 { return float64(s.Waiting) }))
 	add(prometheus.CounterValue, "herald_records_dropped_total", "Records that were given up because there was no room for them.",
-		issuer(func(s *service.IssuerStats) float64 { return float64(s.Records.Dropped) }))
+		written(func(s *audit.Stats) float64 { return float64(s.Dropped) }))
+	add(prometheus.GaugeValue, "herald_audit_failing", "Whether records cannot be stored now.",
+		written(func(s *audit.Stats) float64 { return float64(number(s.Failing)) }))
+	add(prometheus.CounterValue, "herald_audit_records_total", "Records that were stored.",
+		written(func(s *audit.Stats) float64 { return float64(s.Records) }))
+	add(prometheus.CounterValue, "herald_audit_blocks_total", "Blocks of records that were stored.",
+		written(func(s *audit.Stats) float64 { return float64(s.Blocks) }))
+	add(prometheus.CounterValue, "herald_audit_refused_total", "Requests that got no credential because it could not be recorded.",
+		written(func(s *audit.Stats) float64 { return float64(s.Refused) }))
 
 	// Of registrars.
 	registrar := func(read func(*service.RegistrarStats) int) func(service.Stats, emit) {

@@ -81,11 +81,11 @@ func services(t *testing.T) (issuer, registrar service.Stats) {
 		Service: service.Issuer, Region: region, Document: trust.Version{Epoch: 1, Number: 2}, Names: 3, Decided: 4, Denials: 5,
 		Complete: true, Ages: []ledger.Age{{Source: "decisions", Since: now().Add(-1500 * time.Millisecond)}, {Source: "denials"}},
 		Ledger:         ledger.Stats{Applied: 6, Known: 7, Refused: 8, Ahead: 9, Hints: 10, HintsRefused: 11, Lost: 12, Failed: 13},
-		CallersRefused: 30,
-		Status:         service.Status{Ready: true}, Reloads: service.Reloads{Done: 31, Refused: 32},
+		CallersRefused: 30, Records: &audit.Stats{Waiting: 14, Dropped: 15, Failing: true, Records: 31, Blocks: 32, Refused: 33},
+		Status: service.Status{Ready: true}, Reloads: service.Reloads{Done: 31, Refused: 32},
 		Credentials: []service.Credential{{File: "auth.creds", Expires: now().Add(33 * time.Second)}, {File: "static.creds"}},
 		Issuer: &service.IssuerStats{
-			Records: audit.Stats{Waiting: 14, Dropped: 15}, Held: provision.Held{Known: true, RegionKey: true, RoleKeys: 34, Lacking: make([]ident.AccountKey, 35)},
+			Held: provision.Held{Known: true, RegionKey: true, RoleKeys: 34, Lacking: make([]ident.AccountKey, 35)},
 			Requests: provision.Measured{
 				Requests: []provision.RequestCount{{Door: "issue", Way: "open", Outcome: "ok", Count: 36}, {Door: "info", Outcome: "rate_limited", Count: 37}},
 				Times: []provision.StepTimes{{
@@ -130,6 +130,10 @@ herald_accounts_looks_total{region="ams",service="registrar"} 21
 herald_accounts_out_of_line{region="ams",service="registrar"} 26
 herald_accounts_overwritten_total{region="ams",service="registrar"} 24
 herald_accounts_pushed_total{region="ams",service="registrar"} 23
+herald_audit_blocks_total{region="ams",service="issuer"} 32
+herald_audit_failing{region="ams",service="issuer"} 1
+herald_audit_records_total{region="ams",service="issuer"} 31
+herald_audit_refused_total{region="ams",service="issuer"} 33
 herald_callers_refused_total{region="ams",service="issuer"} 30
 herald_callers_refused_total{region="ams",service="registrar"} 0
 herald_credential_expires_in_seconds{file="auth.creds",region="ams",service="issuer"} 33

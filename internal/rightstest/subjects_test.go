@@ -159,16 +159,16 @@ func TestForbidden(t *testing.T) {
 			},
 		},
 		{
-			// Registrars read here, and say nothing but what they ask.
+			// Registrars read here, and say nothing but what they ask and what they record.
 			user: reader,
 			can:  []string{"ledger.sfo.>", "records.>", "_INBOX.svc." + reader.key.Public() + ".>"},
-			cans: []string{subject.DirectGet("DECISIONS_ams"), subject.DirectGet("DENIALS_sgp"), subject.DirectGet("AUDIT_ams")},
+			cans: []string{subject.DirectGet("DECISIONS_ams"), subject.DirectGet("DENIALS_sgp"), subject.DirectGet("AUDIT_ams"), "audit.sfo." + reader.key.Public()},
 			sub: []string{
 				"ledger.ams.>", "ledger.sgp.>", "ledger.ams.live.name.x", "peers.sfo.>", "_INBOX.svc." + otherReader.key.Public() + ".>",
 				subject.HomeAll, "auth.v1.admin.*", subject.Info, "$SRV.>",
 			},
 			pub: []string{
-				"_R_.x", "ledger.sfo.live.name.x", "ledger.sfo.x", "records.sfo.x", "denials.sfo.x", "audit.sfo." + reader.key.Public(), "audit.sfo.x",
+				"_R_.x", "ledger.sfo.live.name.x", "ledger.sfo.x", "records.sfo.x", "denials.sfo.x", "audit.ams." + reader.key.Public(), "audit.sfo." + otherReader.key.Public(), "audit.sfo.x",
 				subject.HomeClaim, "$KV.decisions.name.x", subject.DecisionsRead, "$JS.API.STREAM.INFO.AUDIT_sfo", "$JS.API.STREAM.CREATE.X",
 				subject.DirectGet("OTHER"), "peers.sfo.entries", "_INBOX.svc." + reader.key.Public() + ".x", "$SRV.PING",
 			},
@@ -183,6 +183,7 @@ func TestForbidden(t *testing.T) {
 			pub: []string{
 				"_R_.x", "denials.ams.x", "denials.sfo.x", "peers.ams.entries", "ledger.ams.live.x", "records.ams.x", "$KV.other.x", subject.HomeClaim,
 				"$JS.API.STREAM.MSG.GET.AUDIT_ams", subject.DirectGet("DECISIONS_ams"), "$JS.API.STREAM.LIST", "_INBOX.svc." + setup.key.Public() + ".x",
+				"audit.sfo." + setup.key.Public(), "audit.ams." + reader.key.Public(), "audit.ams.x",
 			},
 		},
 		{

@@ -161,7 +161,7 @@ func TestStolenCredentials(t *testing.T) {
 		}},
 		{platform.Auth, platform.RoleIssuer, "ams", of(t, platform.Auth, platform.RoleIssuer, "ams"), own},
 		{platform.Auth, platform.RoleIssuer, "sfo", of(t, platform.Auth, platform.RoleIssuer, "sfo"), own},
-		{platform.Readers, platform.RoleReader, "sfo", of(t, platform.Readers, platform.RoleReader, "sfo"), none},
+		{platform.Readers, platform.RoleReader, "sfo", of(t, platform.Readers, platform.RoleReader, "sfo"), own},
 		{platform.Ledger, platform.RoleRegistrar, "sfo", of(t, platform.Ledger, platform.RoleRegistrar, "sfo"), func(_ user, m kept) bool {
 			return strings.HasPrefix(m.stream, "DENIALS_") && m.subject == v.write
 		}},

@@ -635,16 +635,16 @@ func (h held) late(m kept, who ident.UserKey) bool {
 	return recordOf(m, who)
 }
 
-// recordOf tells whether a message is a block of our issuers that tells of a user, or a sign
-// of life: they record what is asked of them, refusals too.
+// recordOf tells whether a message is a block of our services that tells of a user, or a sign
+// of life: issuers record what is asked of them, refusals too, and registrars what they state.
 func recordOf(m kept, who ident.UserKey) bool {
 	b, err := audit.Open(m.subject, m.data)
-	return err == nil && ofOurs(b) && (len(b.Content) == 0 || slices.ContainsFunc(b.Content, func(r audit.Record) bool { return r.User == who || r.What == audit.Refuse }))
+	return err == nil && ofOurs(b) && (len(b.Content) == 0 || slices.ContainsFunc(b.Content, func(r audit.Record) bool { return r.User == who || r.What == audit.Refuse || r.What == audit.Change }))
 }
 
-// ofOurs tells whether an issuer that runs wrote a block.
+// ofOurs tells whether a service that runs wrote a block.
 func ofOurs(b audit.Block) bool {
-	return slices.ContainsFunc(shared.Up.Services, func(r *service.Running) bool { return r.User == b.Writer.String() })
+	return slices.ContainsFunc(shared.Up.Services, func(r *service.Running) bool { return r.Writer == b.Writer.String() })
 }
 
 func (o observer) quiet(ctx context.Context, t *testing.T) held {

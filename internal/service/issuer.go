@@ -121,15 +121,16 @@ func (c *Config) records(r *Running, creds credential, store audit.Store, log *s
 	}
 	config := audit.Config{
 		Region: c.Region, Writer: creds.user, Signer: own.Key, JWT: creds.file.JWT, Store: store,
-		Required: r.required.Load, Log: log, Now: time.Now,
+		Required: r.required.Load, // never for a registrar: what it states is in force already
+		Log:      log, Now: time.Now,
 	}
 	switch s, err := spool.Open(c.State, spool.Most); {
 	case err != nil:
-		log.Warn("records that cannot be stored wait in memory, and not on the disk", "error", err, "hint", "set state in provisioner.yaml to a folder that this service may write")
+		log.Warn("records that cannot be stored wait in memory, and not on the disk", "error", err, "hint", "set state in provisioner.yaml to a folder of this service alone, which it may write")
 	default:
 		config.Buffer, r.spool = s, s
 	}
-	r.records = audit.NewWriter(config)
+	r.records, r.Writer = audit.NewWriter(config), creds.user.String()
 	return r.records, nil
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"github.com/herald-nats/herald/internal/endpoint"
 	"github.com/herald-nats/herald/pkg/audit"
+	"github.com/herald-nats/herald/pkg/audit/stream"
 	"github.com/herald-nats/herald/pkg/authn"
 	"github.com/herald-nats/herald/pkg/authn/oidc"
 	"github.com/herald-nats/herald/pkg/ident"
@@ -33,7 +34,8 @@ type keeper struct {
 	know    *knowledge
 	signing *keystore.Key
 	denials *registrar.Denials
-	records *registrar.Records
+	records *registrar.Records // what services wrote
+	written *audit.Writer      // what it writes itself
 	refresh chan audit.Record  // names that are to be kept for their holders
 	read    *nats.Conn         // in READERS
 	home    *registrar.Home    // nil elsewhere than in home
@@ -73,7 +75,9 @@ func (c *Config) startRegistrar(ctx, run context.Context, r *Running, log *slog.
 	k.watcher = &registrar.Watcher{
 		Resolver: registrar.NewResolver(sys, c.operator, k.signing, time.Now),
 		Known:    func() []string { return append(k.know.bases(), *k.accounts.Load()...) },
-		Changed:  k.rebased, Spread: issuer.Spread, Log: log, Now: time.Now,
+		Changed:  k.rebased, Spread: issuer.Spread,
+		Repaired: func(s registrar.Standing, by []string) { k.written.Note(registrar.RepairOf(s, by, time.Now())) },
+		Log:      log, Now: time.Now,
 	}
 	r.work.Go(func() {
 		if err := k.watcher.Run(run); err != nil {
@@ -135,8 +139,14 @@ func (c *Config) keepLedger(ctx, run context.Context, r *Running, k *keeper, log
 	if k.know, err = c.know(read, reader.user, secret, log); err != nil {
 		return err
 	}
+	written, err := c.records(r, reader, stream.New(read, c.Region, reader.user), log)
+	if err != nil {
+		return err
+	}
+	k.written = written
 	k.denials = &registrar.Denials{
 		Region: c.Region, Self: self, Store: jetstream.NewDenials(write, read, c.Region), Projection: k.know.projection,
+		Stated: func(e ledger.Entry) { k.written.Note(registrar.ChangeOf(e, "registrar", time.Now())) },
 		Opener: c.opener, Signer: ledger.KeySigner{Key: k.signing}, Publish: write.Publish, Log: log, Now: time.Now,
 	}
 	if c.Region == c.platform.Home {
@@ -181,6 +191,7 @@ func (c *Config) keepLedger(ctx, run context.Context, r *Running, k *keeper, log
 	maps.DeleteFunc(f.Positions, func(at string, _ uint64) bool { return strings.HasPrefix(at, logDenials) })
 	k.denials.Emptied()
 	k.know.run(run, r)
+	r.work.Go(func() { k.written.Run(run) })
 	if err := k.listen(write, c.Region); err != nil {
 		return err
 	}
@@ -251,7 +262,10 @@ func (c *Config) decide(ctx, run context.Context, r *Running, k *keeper, log *sl
 		return &ledger.Decider{
 			Store: decisions, Opener: c.opener, Signer: ledger.KeySigner{Key: k.signing},
 			Rules: k.know.document().Names, Known: k.know.projection.Version,
-			Decided: func(e ledger.Entry) { k.know.projection.Apply(e) },
+			Decided: func(e ledger.Entry) {
+				k.know.projection.Apply(e)
+				k.written.Note(registrar.ChangeOf(e, "home", time.Now()))
+			},
 		}
 	}
 	home := &registrar.Home{

@@ -141,6 +141,7 @@ type Running struct {
 	Service string
 	Region  ident.Region
 	User    string // the service's own nkey
+	Writer  string // the nkey by which it records what it does
 
 	config *Config
 	files  files
@@ -154,7 +155,7 @@ type Running struct {
 	reloads  reloads
 	knows    *knowledge
 	keeper   *keeper            // of a registrar
-	records  *audit.Writer      // of an issuer
+	records  *audit.Writer      // of what it does
 	spool    *spool.Spool       // of its records; nil: there is none
 	required atomic.Bool        // its records are
 	issuing  *provision.Service // likewise

@@ -39,14 +39,13 @@ type Stats struct {
 	// believed.
 	CallersRefused uint64
 
+	Records   *audit.Stats    // of what is written down; nil before the start
 	Issuer    *IssuerStats    // nil for a registrar
 	Registrar *RegistrarStats // nil for an issuer
 }
 
 // IssuerStats are what only an issuer has.
 type IssuerStats struct {
-	Records audit.Stats // of what is written down
-
 	Requests provision.Measured
 	Held     provision.Held // of what the platform document asks of it
 }
@@ -71,10 +70,11 @@ func (r *Running) Stats() Stats {
 	s.Status, s.Credentials = r.Status(), r.credentials()
 	s.Reloads = Reloads{Done: r.reloads.done.Load(), Refused: r.reloads.refused.Load()}
 	if r.records != nil {
-		s.Issuer = &IssuerStats{Records: r.records.Stats()}
+		written := r.records.Stats()
+		s.Records = &written
 	}
 	if r.issuing != nil {
-		s.Issuer.Requests, s.Issuer.Held = r.issuing.Measured(), r.issuing.Held()
+		s.Issuer = &IssuerStats{Requests: r.issuing.Measured(), Held: r.issuing.Held()}
 		s.CallersRefused = r.issuing.Disbelieved()
 	}
 	if r.keeper != nil {
@@ -119,8 +119,8 @@ func (s Stats) shown() map[string]any {
 		"region": s.Region.String(), "document": s.Document.String(), "names": s.Names, "decided": s.Decided, "denials": s.Denials,
 		"age": ages, "follower": s.Ledger, "copy_failing": s.CopyFailing,
 	}
-	if s.Issuer != nil {
-		all["audit"] = s.Issuer.Records
+	if s.Records != nil {
+		all["audit"] = s.Records
 	}
 	if s.Registrar != nil {
 		all["denials_unstored"], all["holdings"] = s.Registrar.Unstored, s.Registrar.Holdings

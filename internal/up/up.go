@@ -99,6 +99,9 @@ func (u *Up) apply(ctx context.Context) error {
 	for _, b := range r.Behind {
 		return fmt.Errorf("bringing the accounts to all servers: server %s: %s", b.Server, b.Why)
 	}
+	if r.Unrecorded != nil {
+		u.log.Warn("what was decided is not recorded", "error", r.Unrecorded)
+	}
 	if !r.Plan.Empty() {
 		u.log.Info("the platform file is in force", "version", r.Version.String(), "accounts", len(r.Plan.Accounts))
 	}

@@ -334,8 +334,11 @@ func (w *Writer) Run(ctx context.Context) {
 	}
 	w.write(nil, nil, true)
 	w.remember()
-	if s := w.Stats(); s.Waiting > 0 && w.Buffer == nil {
-		w.Log.Error("records are lost: they could not be stored until the end", "blocks", s.Waiting)
+	w.order.Lock()
+	lost := len(w.held)
+	w.order.Unlock()
+	if lost > 0 {
+		w.Log.Error("records are lost: they could not be stored until the end, and are on no disk", "blocks", lost)
 	}
 }
 

@@ -257,12 +257,16 @@ func TestAway(t *testing.T) {
 func TestRestart(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
-		w := write(t, spooled(t, dir, spool.Most))
+		first := spooled(t, dir, spool.Most)
+		w := write(t, first)
 		noErrors(t, w.append(0, 3))
 		time.Sleep(30 * time.Second) // so that what was stored last is kept
 		w.store.set("answers lost")
 		noErrors(t, w.append(3, 9))
 		w.end()
+		if err := first.Close(); err != nil {
+			t.Fatal(err)
+		}
 		w.start(spooled(t, dir, spool.Most))
 		time.Sleep(5 * time.Minute) // longer than a stream remembers what it was given
 		w.store.set("")

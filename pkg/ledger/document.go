@@ -221,5 +221,8 @@ func (d *Decider) PutDocument(ctx context.Context, token string) (Entry, error) 
 	if err := d.Store.Put(ctx, key, token, revision); err != nil {
 		return Entry{}, fmt.Errorf("putting the platform document: %w", err)
 	}
+	if d.Decided != nil {
+		d.Decided(e)
+	}
 	return e, nil
 }

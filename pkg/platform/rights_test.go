@@ -50,11 +50,11 @@ func golden() map[string]rights {
 		},
 		"LEDGER/home": {[]string{"_R_.>", "$KV.decisions.>", read}, []string{"auth.v1.home.*", i}, false},
 		"LEDGER/setup": {
-			[]string{"$JS.API.STREAM.CREATE.*", "$JS.API.STREAM.UPDATE.*", "$JS.API.STREAM.INFO.*", "$KV.decisions.>", read},
+			[]string{"$JS.API.STREAM.CREATE.*", "$JS.API.STREAM.UPDATE.*", "$JS.API.STREAM.INFO.*", "audit.{{tag(region)}}.{{subject()}}", "$KV.decisions.>", read},
 			[]string{i},
 			false,
 		},
-		"READERS/reader": {append(gets(), records()...), []string{"ledger.{{tag(region)}}.>", "records.>", i}, false},
+		"READERS/reader": {append(append(gets(), records()...), "audit.{{tag(region)}}.{{subject()}}"), []string{"ledger.{{tag(region)}}.>", "records.>", i}, false},
 		"ADMIN/admin":    {[]string{"$SRV.>", "registrars.$SRV.>"}, []string{i}, false},
 		"SYS/setup": {
 			[]string{
@@ -250,7 +250,7 @@ func TestAccounts(t *testing.T) {
 		"AUTH": {
 			"LEDGER audit.*.* service", "LEDGER auth.v1.home.claim service", "LEDGER auth.v1.home.redeem service", "LEDGER ledger.> stream",
 		},
-		"READERS": {"LEDGER ledger.> stream", "LEDGER records.> stream"},
+		"READERS": {"LEDGER audit.*.* service", "LEDGER ledger.> stream", "LEDGER records.> stream"},
 		"ADMIN":   {"AUTH $SRV.> service", "LEDGER $SRV.> service"},
 	}
 	for _, get := range gets() {

@@ -32,6 +32,9 @@ type Denials struct {
 	Projection *ledger.Projection
 	Opener     ledger.Opener
 	Signer     ledger.Signer
+	// Stated is told of each entry that this registrar stated itself, once it is in force; may
+	// be nil. It must not block.
+	Stated func(ledger.Entry)
 	// Publish sends a message in LEDGER, to whoever is there; it may be lost.
 	Publish func(subject string, data []byte) error
 	Log     *slog.Logger
@@ -138,6 +141,9 @@ func (d *Denials) write(ctx context.Context, key ledger.Key, state func(cur *led
 			continue // another's came meanwhile and beats it: it is stated anew upon that
 		case e != nil:
 			d.tell(*e)
+			if d.Stated != nil {
+				d.Stated(*e)
+			}
 		case cur == nil:
 			return ledger.Entry{}, nil
 		case !d.lacks(key):

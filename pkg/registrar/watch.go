@@ -31,8 +31,11 @@ type Watcher struct {
 	Changed <-chan struct{}
 	// Spread gives numbers from 0 to 1, by which registrars do not all look at once.
 	Spread func() float64
-	Log    *slog.Logger
-	Now    func() time.Time
+	// Repaired is told of each account that was put right where somebody had pushed over it,
+	// with what is in force, and by whom what was there was signed; may be nil.
+	Repaired func(s Standing, by []string)
+	Log      *slog.Logger
+	Now      func() time.Time
 	// Every is how often all accounts are looked at. 0: every minute, or less often where
 	// there are many.
 	Every time.Duration
@@ -212,6 +215,14 @@ func (w *Watcher) tell(rep Report, err error) {
 			if f.Foreign {
 				foreign.add(s.Name, f.Issuer)
 			}
+		}
+		if s.Pushed && w.Repaired != nil && s.Version > 0 && (w.overwritten(s) || slices.ContainsFunc(s.Found, func(f Found) bool { return f.Foreign })) {
+			var by []string
+			for _, f := range s.Found {
+				by = append(by, f.Issuer)
+			}
+			slices.Sort(by)
+			w.Repaired(s, slices.Compact(by))
 		}
 		switch {
 		case !s.Pushed:

@@ -53,7 +53,7 @@ const (
 	ReplyPrefix = "_R_."
 	// ServiceInfo is micro's discovery, answered by every service.
 	ServiceInfo = "$SRV.>"
-	// Audit is where an issuer's records go: its region's, under its own key.
+	// Audit is where a service's records go: its region's, under its own key.
 	Audit = "audit.{{tag(region)}}.{{subject()}}"
 	// AuditExport is the same for the export, which knows no templates.
 	AuditExport = "audit.*.*"

@@ -183,7 +183,7 @@ func (o keyCreateOptions) key(now time.Time) (ledger.AccessKey, error) {
 	return a, err
 }
 
-func runKeyCreate(ctx context.Context, g *globals, o keyCreateOptions) error {
+func runKeyCreate(ctx context.Context, g *globals, o keyCreateOptions) (err error) {
 	a, err := o.key(time.Now())
 	if err != nil {
 		return err
@@ -197,11 +197,11 @@ func runKeyCreate(ctx context.Context, g *globals, o keyCreateOptions) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, lookWait)
 	defer cancel()
-	d, err := g.deciding(ctx)
+	d, err := g.deciding(ctx, "access-key create")
 	if err != nil {
 		return err
 	}
-	defer d.close()
+	defer d.done(ctx, &err)
 	for _, granted := range a.Grants {
 		if err := offered(d.platform, ident.KindKey, granted); err != nil {
 			return err
@@ -309,7 +309,7 @@ reached.`,
 			if err != nil {
 				return err
 			}
-			return g.onKey(cmd.Context(), id, func(ctx context.Context, d *decidingHome, a ledger.AccessKey, was uint64) error {
+			return g.onKey(cmd.Context(), "rotate", id, func(ctx context.Context, d *decidingHome, a ledger.AccessKey, was uint64) error {
 				next := a.Rotate(secret.Public())
 				if expires != "" || a.Expires != 0 {
 					if next.Expires, err = lasting("expires", cmp.Or(expires, keyLasts), d.now()); err != nil {
@@ -325,15 +325,15 @@ reached.`,
 	return c
 }
 
-// onKey decides upon an access key as it is.
-func (g *globals) onKey(ctx context.Context, id ident.KeyID, f func(ctx context.Context, d *decidingHome, a ledger.AccessKey, was uint64) error) error {
+// onKey decides upon an access key as it is, by one of the commands of access-key.
+func (g *globals) onKey(ctx context.Context, command string, id ident.KeyID, f func(ctx context.Context, d *decidingHome, a ledger.AccessKey, was uint64) error) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, lookWait)
 	defer cancel()
-	d, err := g.deciding(ctx)
+	d, err := g.deciding(ctx, "access-key "+command)
 	if err != nil {
 		return err
 	}
-	defer d.close()
+	defer d.done(ctx, &err)
 	a, was, err := d.accessKey(ctx, id)
 	if err != nil {
 		return err
@@ -349,7 +349,7 @@ func changeKey(g *globals, use, short, long string, change func(*ledger.AccessKe
 			if err != nil {
 				return err
 			}
-			return g.onKey(cmd.Context(), id, func(ctx context.Context, d *decidingHome, a ledger.AccessKey, was uint64) error {
+			return g.onKey(cmd.Context(), use, id, func(ctx context.Context, d *decidingHome, a ledger.AccessKey, was uint64) error {
 				change(&a)
 				e, err := d.PutAccessKey(ctx, id, a, was, d.now())
 				if err != nil {
@@ -385,7 +385,7 @@ Exit codes: 1 if there is no such key; 5 if home cannot be reached.`,
 			if err != nil {
 				return err
 			}
-			return g.onKey(cmd.Context(), id, func(ctx context.Context, d *decidingHome, _ ledger.AccessKey, _ uint64) error {
+			return g.onKey(cmd.Context(), "remove", id, func(ctx context.Context, d *decidingHome, _ ledger.AccessKey, _ uint64) error {
 				e, err := d.RemoveAccessKey(ctx, id, d.now())
 				if err != nil {
 					return keyError(ctx, err)
@@ -474,7 +474,7 @@ func runKeyCheck(ctx context.Context, g *globals, o keyCheckOptions, arg string)
 		if err != nil {
 			return err
 		}
-		err = g.onKey(ctx, id, func(ctx context.Context, d *decidingHome, a ledger.AccessKey, was uint64) error {
+		err = g.onKey(ctx, "check", id, func(ctx context.Context, d *decidingHome, a ledger.AccessKey, was uint64) error {
 			// A former secret is what is found in histories. It proves nothing, and the program
 			// that has the present one is not to be stopped for it.
 			if a.Public != secret.Public() {

@@ -261,6 +261,9 @@ func runApply(ctx context.Context, g *globals, o applyOptions) error {
 	actx, cancel := context.WithTimeout(ctx, o.wait)
 	defer cancel()
 	r, err := t.Apply(actx, func(pl *plan.Plan) error { return g.confirm(actx, t, pl, o.yes) })
+	if err != nil && r != nil && r.Unrecorded != nil {
+		err = fmt.Errorf("%w; and %w", err, r.Unrecorded)
+	}
 	switch {
 	case errors.Is(err, apply.ErrConflict) && r != nil && r.Plan != nil:
 		if g.json {
@@ -289,6 +292,9 @@ func runApply(ctx context.Context, g *globals, o applyOptions) error {
 		default:
 			return cli.Errorf(cli.Partial, hint, "not on all servers: %s; and streams of the ledger wait for the next run: %w", names, r.Streams)
 		}
+	}
+	if r.Unrecorded != nil {
+		return unrecorded(r.Unrecorded)
 	}
 	return nil
 }

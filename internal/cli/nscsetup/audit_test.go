@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/herald-nats/herald/internal/cli"
+	"github.com/herald-nats/herald/internal/service"
 	"github.com/herald-nats/herald/internal/uptest"
 	"github.com/herald-nats/herald/pkg/audit"
 	"github.com/herald-nats/herald/pkg/audit/audittest"
@@ -18,6 +19,7 @@ import (
 	"github.com/herald-nats/herald/pkg/client"
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/keystore"
+	"github.com/herald-nats/herald/pkg/ledger"
 	"github.com/herald-nats/herald/pkg/platform"
 )
 
@@ -106,8 +108,8 @@ func TestAudit(t *testing.T) {
 		args []string
 		want int
 	}{
-		{[]string{"--identity", alice.Identity.String()}, 1},
-		{[]string{"--user", alice.User.String()}, 1},
+		{[]string{"--identity", alice.Identity.String(), "--what", "issue"}, 1},
+		{[]string{"--user", alice.User.String()}, 2},
 		{[]string{"--jti", alice.ID}, 1},
 		{[]string{"--request", alice.Request}, 1},
 		{[]string{"--account", "CHAT", "--role", "member", "--what", "issue,renew"}, 3},
@@ -115,18 +117,26 @@ func TestAudit(t *testing.T) {
 		{[]string{"--code", "name_taken", "--region", "sfo"}, 1},
 		{[]string{"--host", "127.0.0.0/8"}, 4},
 		{[]string{"--host", "127.0.0.1", "--limit", "2"}, 2},
-		{[]string{"--since", "1h"}, 4},
-		{[]string{"--since", "2026-01-01", "--until", "2126-01-01"}, 4},
+		{[]string{"--since", "1h", "--what", "issue,refuse"}, 4},
+		{[]string{"--since", "2026-01-01", "--until", "2126-01-01", "--what", "issue,refuse"}, 4},
 	} {
 		if got := r.search(cli.OK, c.args...); len(got) != c.want {
 			t.Errorf("%q: %d records, want %d", c.args, len(got), c.want)
 		}
 	}
-	for _, args := range [][]string{{"--name", "nobody"}, {"--until", "2020-01-01"}, {"--code", "name_taken", "--region", "ams"}, {"--host", "192.0.2.1"}, {"--key", "name"}} {
+	for _, args := range [][]string{{"--name", "nobody"}, {"--until", "2020-01-01"}, {"--code", "name_taken", "--region", "ams"}, {"--host", "192.0.2.1"}, {"--key", "nam"}} {
 		if got := r.search(cli.Failed, args...); len(got) != 0 {
 			t.Errorf("%q: %+v", args, got)
 		}
 	}
+	// What home decided, and what was applied before that.
+	if got := r.search(cli.OK, "--key", "name", "--name", "alice", "--what", "change"); len(got) != 1 || got[0].Key != "name.alice" || got[0].Identity != alice.Identity || got[0].Door != "home" {
+		t.Errorf("%+v", got)
+	}
+	if got := r.search(cli.OK, "--key", "base"); len(got) < 7 || got[0].Door != "apply" || got[0].Region.String() != "ams" {
+		t.Errorf("%+v", got)
+	}
+	r.changes()
 	// Everything about one request.
 	code, out, errs := r.run("audit", "search", "--request", alice.Request)
 	if code != cli.OK {
@@ -149,6 +159,46 @@ func TestAudit(t *testing.T) {
 	r.forges()
 }
 
+// changes decides as the operator, and finds each decision.
+func (r running) changes() {
+	r.Helper()
+	for _, args := range [][]string{
+		{"name", "release", "carol", "--yes"},
+	} {
+		if code, _, errs := r.run(args...); code != cli.OK {
+			r.Fatalf("%q: exit code %d: %s", args, code, errs)
+		}
+		door := strings.Join(args[:2], " ")
+		r.eventually(10*time.Second, func() string {
+			rows := r.search(cli.OK, "--what", "change", "--region", "ams")
+			i := slices.IndexFunc(rows, func(row recordRow) bool { return row.Door == door })
+			if i < 0 || rows[i].Version == 0 || rows[i].Why == "" {
+				return door + " is not recorded"
+			}
+			return ""
+		})
+	}
+	// What a registrar states is recorded where it did.
+	key := ledger.UserSuspension(r.chat(), parse(r.T, ident.ParseUserKey, audittest.NewScribe(r.T).User.String()))
+	i := slices.IndexFunc(r.Up.Services, func(s *service.Running) bool { return s.Service == service.Registrar && s.Region.String() == "sfo" })
+	if _, err := r.Up.Services[i].Denials().Suspend(r.Context(), key, true, 0, ledger.Suspension{By: "eve", Why: "spam"}); err != nil {
+		r.Fatal(err)
+	}
+	r.eventually(10*time.Second, func() string {
+		code, out, errs := r.run("audit", "search", "--key", key.String(), "--region", "sfo")
+		if code != cli.OK || !strings.Contains(out, "(suspended; spam (by eve))") {
+			return out + errs
+		}
+		return ""
+	})
+}
+
+// chat is the chat's account.
+func (r running) chat() ident.AccountKey {
+	a, _ := r.Up.Platform.Document.Account(r.Up.Platform.Document.Chat.Account)
+	return a.Key
+}
+
 // exports makes an export, and does to it whatever may be done to one.
 func (r running) exports(alice recordRow) {
 	r.Helper()
@@ -166,7 +216,7 @@ func (r running) exports(alice recordRow) {
 	if code, _, errs := r.run("audit", "export", "--to", plain, "--records"); code != cli.OK {
 		r.Fatal(errs)
 	}
-	if data, err := os.ReadFile(plain); err != nil || strings.Count(string(data), "\n") != 4 || !strings.Contains(string(data), `"jti":"`+alice.ID+`"`) {
+	if data, err := os.ReadFile(plain); err != nil || strings.Count(string(data), `"what":"issue"`) != 3 || !strings.Contains(string(data), `"jti":"`+alice.ID+`"`) {
 		r.Errorf("%s, %v", data, err)
 	}
 	if code, _, errs := r.verify(whole); code != cli.OK {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/herald-nats/herald/internal/apply"
 	"github.com/herald-nats/herald/internal/cli"
 	"github.com/herald-nats/herald/pkg/authn"
 	"github.com/herald-nats/herald/pkg/ident"
@@ -26,12 +27,15 @@ import (
 type decidingHome struct {
 	*ledger.Decider
 	platform *platform.Platform
+	tool     *apply.Tool
+	changes  *apply.Changes
 	nc       *nats.Conn
 	now      func() time.Time
 }
 
-// deciding connects to decide with the set-up tool's own operator signing key.
-func (g *globals) deciding(ctx context.Context) (*decidingHome, error) {
+// deciding connects to decide with the set-up tool's own operator signing key; command is
+// which one does, for the records.
+func (g *globals) deciding(ctx context.Context, command string) (*decidingHome, error) {
 	p, err := g.look()
 	if err != nil {
 		return nil, err
@@ -50,15 +54,31 @@ func (g *globals) deciding(ctx context.Context) (*decidingHome, error) {
 		nc.Close()
 		return nil, err
 	}
+	changes := &apply.Changes{Door: command, Now: t.Now}
 	return &decidingHome{
-		platform: p, nc: nc, now: t.Now,
+		platform: p, tool: t, changes: changes, nc: nc, now: t.Now,
 		Decider: &ledger.Decider{
 			Store: store, Opener: ledger.Opener{Operator: p.Operator, Now: t.Now}, Signer: ledger.KeySigner{Key: signer.Key()}, Rules: p.Full.Names,
+			Decided: changes.Decided,
 		},
 	}, nil
 }
 
-func (d *decidingHome) close() { d.nc.Close() }
+// done records what was decided, and closes. Where that cannot be recorded it is decided all
+// the same, and the command was done in part.
+func (d *decidingHome) done(ctx context.Context, err *error) {
+	d.nc.Close()
+	if rerr := d.tool.Record(ctx, d.changes); rerr != nil && *err == nil {
+		*err = unrecorded(rerr)
+	} else if rerr != nil {
+		*err = fmt.Errorf("%w; and %w", *err, rerr)
+	}
+}
+
+// unrecorded says what to do where something was decided and could not be recorded.
+func unrecorded(err error) error {
+	return cli.Errorf(cli.Partial, "it holds: do not do it again. Note who did it and when, and see 'nscsetup status': is JetStream up in home?", "%w", err)
+}
 
 // accessKey gives an access key that was not removed, as home's leader has it.
 func (d *decidingHome) accessKey(ctx context.Context, id ident.KeyID) (ledger.AccessKey, uint64, error) {

@@ -85,7 +85,7 @@ type madeInvite struct {
 	File string `json:"file"`
 }
 
-func runInviteCreate(ctx context.Context, g *globals, o inviteOptions, role string) error {
+func runInviteCreate(ctx context.Context, g *globals, o inviteOptions, role string) (err error) {
 	granted, err := grantedOf(role, o.name)
 	if err != nil {
 		return err
@@ -107,11 +107,11 @@ func runInviteCreate(ctx context.Context, g *globals, o inviteOptions, role stri
 	}
 	ctx, cancel := context.WithTimeout(ctx, lookWait)
 	defer cancel()
-	d, err := g.deciding(ctx)
+	d, err := g.deciding(ctx, "invite create")
 	if err != nil {
 		return err
 	}
-	defer d.close()
+	defer d.done(ctx, &err)
 	if err := offered(d.platform, ident.KindInvite, granted); err != nil {
 		return err
 	}
@@ -154,7 +154,7 @@ Exit codes: 1 if there is none; 5 if home cannot be reached.`,
 	}
 }
 
-func runInviteRevoke(ctx context.Context, g *globals, arg string) error {
+func runInviteRevoke(ctx context.Context, g *globals, arg string) (err error) {
 	id, err := ident.ParseInviteID(arg)
 	if err != nil {
 		// It may be the code itself, which is not quoted.
@@ -166,11 +166,11 @@ func runInviteRevoke(ctx context.Context, g *globals, arg string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, lookWait)
 	defer cancel()
-	d, err := g.deciding(ctx)
+	d, err := g.deciding(ctx, "invite revoke")
 	if err != nil {
 		return err
 	}
-	defer d.close()
+	defer d.done(ctx, &err)
 	e, err := d.RevokeInvite(ctx, id, d.now())
 	if errors.Is(err, ledger.ErrNotFound) {
 		return cli.Errorf(cli.Failed, "see 'nscsetup invite list'", "there is no invitation %s", id)

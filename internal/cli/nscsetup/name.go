@@ -72,7 +72,7 @@ Exit codes: 1 if nobody holds it; 5 if home cannot be reached.`,
 	return c
 }
 
-func runNameRelease(ctx context.Context, g *globals, arg, next string, yes bool) error {
+func runNameRelease(ctx context.Context, g *globals, arg, next string, yes bool) (err error) {
 	n, err := ident.ParseName(arg)
 	if err != nil {
 		return err
@@ -92,11 +92,11 @@ func runNameRelease(ctx context.Context, g *globals, arg, next string, yes bool)
 	}
 	ctx, cancel := context.WithTimeout(ctx, lookWait)
 	defer cancel()
-	d, err := g.deciding(ctx)
+	d, err := g.deciding(ctx, "name release")
 	if err != nil {
 		return err
 	}
-	defer d.close()
+	defer d.done(ctx, &err)
 	e, err := d.Release(ctx, n, from, to, d.now())
 	if errors.Is(err, ledger.ErrNotFound) {
 		return nobody

@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"github.com/herald-nats/herald/pkg/audit"
 )
@@ -28,7 +29,11 @@ const (
 	mode   = 0o600
 )
 
-// Spool implements audit.Buffer in a folder. One process uses it at a time.
+// ErrInUse: another process has the folder's spool.
+var ErrInUse = errors.New("another process keeps its records in this folder")
+
+// Spool implements audit.Buffer in a folder. One process uses it at a time: the file is
+// locked until it is closed, also by the end of the process.
 type Spool struct {
 	dir    string
 	f      *os.File
@@ -52,12 +57,23 @@ func Open(dir string, most int64) (*Spool, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the spool: %w", err)
 	}
+	if err := lock(f); err != nil {
+		return nil, errors.Join(fmt.Errorf("opening the spool in %s: %w", dir, err), f.Close())
+	}
 	s := &Spool{dir: dir, f: f, most: most}
 	if err := s.scan(); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
 	s.readLast()
 	return s, nil
+}
+
+func lock(f *os.File) error {
+	err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) // #nosec G115 -- a descriptor is small
+	if errors.Is(err, syscall.EWOULDBLOCK) {
+		return ErrInUse
+	}
+	return err
 }
 
 // scan finds what is in the file.

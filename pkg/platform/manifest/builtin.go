@@ -263,10 +263,10 @@ func (f *File) builtin() []Account {
 				internal(RoleHome, "decides",
 					[]string{subject.ImportedReplies, subject.Decisions, subject.DecisionsRead},
 					[]string{subject.HomeAll, subject.ServiceInbox}),
-				internal(RoleSetup, "the set-up tool's: makes the streams, and writes what the operator decided",
+				internal(RoleSetup, "the set-up tool's: makes the streams, and writes and records what the operator decided",
 					[]string{
 						subject.StreamCreate, subject.StreamUpdate, subject.StreamInfo,
-						subject.Decisions, subject.DecisionsRead,
+						subject.Decisions, subject.DecisionsRead, subject.Audit,
 					},
 					[]string{subject.ServiceInbox}),
 			},
@@ -274,7 +274,7 @@ func (f *File) builtin() []Account {
 				[]Export{
 					{Name: "claims of names", Subject: subject.HomeClaim, Type: service},
 					{Name: "redemption of invites", Subject: subject.HomeRedeem, Type: service},
-					{Name: "records of issuers", Subject: subject.AuditExport, Type: service},
+					{Name: "records of services", Subject: subject.AuditExport, Type: service},
 					{Name: "discovery of registrars", Subject: subject.ServiceInfo, Type: service, Response: stream},
 					{Name: "news of the ledger", Subject: subject.LedgerNewsExport, Type: stream},
 					{Name: "news of records", Subject: subject.RecordNewsAll, Type: stream},
@@ -285,16 +285,19 @@ func (f *File) builtin() []Account {
 		{
 			// Registrars read here, by import like issuers, because in an account with
 			// streams they must not ask; and not in AUTH, because records are none of
-			// issuers' business. What arrives here is believed for its signature.
+			// issuers' business. What arrives here is believed for its signature. Registrars
+			// record from here what they state, for the same reason: an acknowledgement could
+			// be aimed anywhere in LEDGER.
 			Name: label(Readers), own: true, services: true,
 			Description: "where registrars read the ledger",
 			Roles: []Role{
-				internal(RoleReader, "reads the ledger", f.getSubjects(everything...),
+				internal(RoleReader, "reads the ledger, and records", append([]string{subject.Audit}, f.getSubjects(everything...)...),
 					[]string{subject.LedgerNews, subject.RecordNewsAll, subject.ServiceInbox}),
 			},
-			Imports: append(
+			Imports: slices.Concat(
+				imports(Ledger, service, subject.AuditExport),
 				imports(Ledger, service, f.getSubjects(everything...)...),
-				imports(Ledger, stream, subject.LedgerNewsExport, subject.RecordNewsAll)...,
+				imports(Ledger, stream, subject.LedgerNewsExport, subject.RecordNewsAll),
 			),
 		},
 		{
