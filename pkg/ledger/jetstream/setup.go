@@ -284,7 +284,10 @@ func records(r ident.Region) jetstream.StreamConfig {
 		// Bounded by servers' max_payload alone, and by who reads: a stream that has this one as
 		// its source, as the denials do, must take messages as long as it does.
 		MaxMsgSize:  -1,
-		MaxAge:      recordsKept,
+		MaxAge:     recordsKept,
+		// Whoever gives it a bound has it refuse what is new, which its writers notice, and not
+		// drop what is old, which nobody does.
+		Discard:     jetstream.DiscardNew,
 		Replicas:    replicas,
 		Placement:   &jetstream.Placement{Cluster: r.String()},
 		Duplicates:  duplicates,
