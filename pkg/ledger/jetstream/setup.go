@@ -283,7 +283,7 @@ func records(r ident.Region) jetstream.StreamConfig {
 		Subjects:    []string{subject.AuditPrefix(r) + "*"},
 		// Bounded by servers' max_payload alone, and by who reads: a stream that has this one as
 		// its source, as the denials do, must take messages as long as it does.
-		MaxMsgSize:  -1,
+		MaxMsgSize: -1,
 		MaxAge:     recordsKept,
 		// Whoever gives it a bound has it refuse what is new, which its writers notice, and not
 		// drop what is old, which nobody does.
