@@ -39,6 +39,7 @@ const (
 	limits = `  longest: 12h
   per_host: {burst: 1000000, per_minute: 60000000}
   per_identity: {burst: 1000000, per_minute: 60000000}
+  audit: required
 `
 	more = `
   - {to: key, account: ORDERS, role: service}
