@@ -47,8 +47,8 @@ const (
 	recordWait = 5 * time.Second
 	// recordTry bounds one try: a stream that is new may have no leader yet.
 	recordTry = time.Second
-	// recordsAtOnce is how many records go into one block.
-	recordsAtOnce = 250
+	// recordsAtOnce is how many records go into one block: as many of the longest as fit.
+	recordsAtOnce = audit.MaxBlock/audit.MaxRecord - 4
 )
 
 // Record records what was decided, in home, as a chain of its own of as few blocks as there

@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strconv"
 	"strings"
 	"time"
 
@@ -85,8 +84,11 @@ type Sealed struct {
 	Data []byte
 }
 
-// ID is the block's own, by which a stream knows one that is stored again.
-func (s Sealed) ID() string { return s.Chain + "." + strconv.FormatUint(s.N, 10) }
+// ID is the block's own, by which a stream knows one that is stored again. It is the
+// signature, which nobody else can make: whoever could name a block before it is stored
+// could store something else by that name under their own subject, and the block would be
+// acknowledged as one that is there.
+func (s Sealed) ID() string { return string(s.Data[max(0, len(s.Data)-signatureLength):]) }
 
 // Signer signs blocks; keystore.Key is one.
 type Signer interface {
@@ -135,6 +137,9 @@ func seal(h Head, lines []byte, s Signer) (Sealed, error) {
 	}
 	sum := sumOf(data)
 	data = base64.RawURLEncoding.AppendEncode(data, sig)
+	if n := len(data) - len(signs); n > MaxBlock {
+		return Sealed{}, fmt.Errorf("a block of %d bytes, and %d are read: %w", n, MaxBlock, ErrDamaged)
+	}
 	return Sealed{Ref{h.Chain, h.N, sum}, time.UnixMilli(h.At), data[len(signs):]}, nil
 }
 
@@ -226,7 +231,7 @@ var errSignature = errors.New("the signature is not the writer's")
 func verify(writer ident.UserKey, signed []byte, signature string) error {
 	// Strict, and of one length: a signature has one spelling.
 	sig, err := base64.RawURLEncoding.Strict().DecodeString(signature)
-	if err != nil || len(sig) != 64 || len(signature) != base64.RawURLEncoding.EncodedLen(64) {
+	if err != nil || len(sig) != 64 || len(signature) != signatureLength {
 		return fmt.Errorf("a block without a signature: %w: %w", ErrDamaged, errSignature)
 	}
 	k, err := nkeys.FromPublicKey(writer.String())
@@ -242,8 +247,10 @@ func verify(writer ident.UserKey, signed []byte, signature string) error {
 const (
 	chainLength = 22
 	sumLength   = 43
-	maxJWT      = 8 << 10
-	maxSpans    = 16
+	// signatureLength is that of a signature's 64 bytes as they are written.
+	signatureLength = 86
+	maxJWT          = 8 << 10
+	maxSpans        = 16
 )
 
 func (h Head) check() error {

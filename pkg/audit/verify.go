@@ -54,6 +54,10 @@ type Verifier struct {
 	// a moment: up to the operator, and not only by the JWT's own word; and what such a
 	// writer has to tell of.
 	Verify func(token string, writer ident.UserKey, at time.Time) ([]What, error)
+	// Kept is for how long blocks are kept. A stream that does not begin with its first message,
+	// and whose oldest one is much younger than that, has lost more than age takes. 0 knows
+	// nothing.
+	Kept time.Duration
 	// From is the position that the first block is expected to have; 0 knows nothing.
 	From uint64
 
@@ -239,9 +243,24 @@ func (v *Verifier) Done(seenUntil time.Time) Report {
 		v.end(c, seenUntil)
 	}
 	v.lives()
+	v.oldest(seenUntil)
 	// Those of no message come last.
 	slices.SortStableFunc(v.findings, func(a, b Finding) int { return cmp.Compare(a.Seq-1, b.Seq-1) })
 	return Report{Blocks: v.blocks, Records: v.records, Chains: len(v.order), Findings: v.findings}
+}
+
+// away is for how long a platform may have been stopped, 90 days ago: then the oldest message
+// is younger by that.
+const away = 7 * 24 * time.Hour
+
+// oldest tells whether the stream's beginning is gone for another reason than its age.
+func (v *Verifier) oldest(until time.Time) {
+	if oldest := time.UnixMilli(v.first); v.Kept > 0 && !v.whole && v.first > 0 && until.Sub(oldest) < v.Kept-away {
+		v.found(Finding{
+			Problem: Missing, Seq: 1, At: v.first,
+			Why: fmt.Sprintf("the stream's beginning is gone: it is kept for %d days, and its oldest block is from %s", v.Kept/(24*time.Hour), oldest.UTC().Format(time.RFC3339)),
+		})
+	}
 }
 
 // follow holds a chain's beginning against the end of the one before it.

@@ -233,6 +233,45 @@ func TestVerifyTrimmed(t *testing.T) {
 	}
 }
 
+// A stream that has lost its beginning, and not for its age, has lost it otherwise; also where
+// a whole region was stopped for some days.
+func TestVerifyOldest(t *testing.T) {
+	k := newBook(t)
+	for kept, want := range map[time.Duration]int{0: 0, 90 * 24 * time.Hour: 1, stopped: 0} {
+		v := audit.Verifier{Region: k.a.Region, Verify: anybody, Kept: kept}
+		for _, s := range k.all[30:] {
+			v.Add(s.Seq, s.Subject, s.Data)
+		}
+		if r := v.Done(k.now); len(r.Findings) != want || want > 0 && r.Findings[0].Problem != audit.Missing {
+			t.Errorf("kept for %s: %+v", kept, r.Findings)
+		}
+		v = audit.Verifier{Region: k.a.Region, Verify: anybody, Kept: kept}
+		for _, s := range k.all {
+			v.Add(s.Seq, s.Subject, s.Data)
+		}
+		if r := v.Done(k.now); len(r.Findings) > 0 {
+			t.Errorf("from its first message, kept for %s: %+v", kept, r.Findings)
+		}
+	}
+}
+
+// stopped is for how long a platform may be without a finding.
+const stopped = 7 * 24 * time.Hour
+
+// What is too long for whoever reads it is not written.
+func TestSealTooLong(t *testing.T) {
+	w := audittest.NewScribe(t)
+	var records []audit.Record
+	for range 400 {
+		r := audittest.Record(t, time.Now(), time.Hour)
+		r.Why = strings.Repeat("x", 512)
+		records = append(records, r)
+	}
+	if _, err := audit.Seal(audit.Head{Region: w.Region, Writer: w.User, N: 1, At: 1}, records, w.Key); !errors.Is(err, audit.ErrDamaged) {
+		t.Errorf("got %v, want ErrDamaged", err)
+	}
+}
+
 // A writer that lives, or that crashed and came back, has no end to miss.
 func TestVerifyUnended(t *testing.T) {
 	k := newBook(t)

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
+
 	"github.com/herald-nats/herald/internal/cli"
 	"github.com/herald-nats/herald/internal/service"
 	"github.com/herald-nats/herald/internal/uptest"
@@ -315,6 +317,31 @@ func (r running) forges() {
 			return ""
 		})
 	}
+	// What a block will be is guessed, but for its signature, and something else is stored by
+	// that name: the block is stored all the same.
+	victim := audittest.ScribeOf(r.T, other.Key)
+	rec := audittest.Record(r.T, time.Now(), time.Hour)
+	rec.Request = "suppressed"
+	b := victim.Head(r.T, audit.Head{End: true}, rec)
+	for _, id := range []string{b.Chain + ".1", b.Sum} {
+		m := &nats.Msg{Subject: "audit.ams." + user.Key.Public(), Data: []byte("x"), Header: nats.Header{nats.MsgIdHdr: {id}}}
+		if _, err := nc.RequestMsg(m, 5*time.Second); err != nil {
+			r.Fatal(err)
+		}
+	}
+	own := r.dialAs(other.Token, other.Key)
+	defer own.Close()
+	ctx, cancel := context.WithTimeout(r.Context(), 5*time.Second)
+	defer cancel()
+	if err := stream.New(own, victim.Region, victim.User).Append(ctx, b); err != nil {
+		r.Fatal(err)
+	}
+	r.eventually(10*time.Second, func() string {
+		if _, out, errs := r.run("audit", "search", "--request", "suppressed"); !strings.Contains(out, "suppressed") {
+			return out + errs
+		}
+		return ""
+	})
 	// A key that the role had before is no stranger's; and what it wrote is no better for it.
 	if code, _, errs := r.verify("--role-key", "AUTH/issuer="+audittest.Record(r.T, time.Now(), time.Hour).Account.String()); code != cli.Failed {
 		r.Errorf("exit code %d, %s", code, errs)

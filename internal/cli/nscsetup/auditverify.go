@@ -136,7 +136,7 @@ func (g *globals) verifyStreams(ctx context.Context, p *platform.Platform, w wri
 		if err != nil {
 			return err
 		}
-		v := audit.Verifier{Region: of, Verify: w.verify(of), From: first.Seq}
+		v := audit.Verifier{Region: of, Verify: w.verify(of), From: first.Seq, Kept: jetstream.RecordsKept}
 		for _, l := range living {
 			if l.region == of {
 				v.Living(l.chain, l.n)

@@ -32,8 +32,8 @@ const (
 	perDenial = 3
 	// maxDenial bounds a denial: who and why at their longest, all of it escaped.
 	maxDenial = 16 << 10
-	// recordsKept is how long records are kept; longer than ledger.MaxLife.
-	recordsKept = 90 * 24 * time.Hour
+	// RecordsKept is how long records are kept; longer than ledger.MaxLife.
+	RecordsKept = 90 * 24 * time.Hour
 	// duplicates is how long a stream knows what was published to it.
 	duplicates = 2 * time.Minute
 	// setupTry bounds one request of Setup. What is asked before the meta group, or a
@@ -284,7 +284,7 @@ func records(r ident.Region) jetstream.StreamConfig {
 		// Bounded by servers' max_payload alone, and by who reads: a stream that has this one as
 		// its source, as the denials do, must take messages as long as it does.
 		MaxMsgSize: -1,
-		MaxAge:     recordsKept,
+		MaxAge:     RecordsKept,
 		// Whoever gives it a bound has it refuse what is new, which its writers notice, and not
 		// drop what is old, which nobody does.
 		Discard:     jetstream.DiscardNew,
