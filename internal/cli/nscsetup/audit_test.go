@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/herald-nats/herald/internal/cli"
 	"github.com/herald-nats/herald/internal/service"
@@ -159,6 +160,35 @@ func TestAudit(t *testing.T) {
 	}
 	r.exports(alice)
 	r.forges()
+	r.unrecorded()
+}
+
+// unrecorded decides while home's records are full: it holds, and the command says what is
+// missing.
+func (r running) unrecorded() {
+	r.Helper()
+	nc := r.dial(platform.Ledger, platform.RoleSetup)
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		r.Fatal(err)
+	}
+	s, err := js.Stream(r.Context(), "AUDIT_ams")
+	if err != nil {
+		r.Fatal(err)
+	}
+	c := s.CachedInfo().Config
+	c.MaxBytes = 1
+	if _, err := js.UpdateStream(r.Context(), c); err != nil {
+		r.Fatal(err)
+	}
+	code, out, errs := r.run("name", "release", "bob", "--yes")
+	if code != cli.Partial || !strings.Contains(out, "bob is released") || !strings.Contains(errs, "name.bob") || !strings.Contains(errs, "hint: it holds: do not do it again") {
+		r.Errorf("exit code %d, %s%s", code, out, errs)
+	}
+	if code, out, errs := r.run("name", "list"); code != cli.OK || !strings.Contains(out, "bob") || !strings.Contains(out, "resting") {
+		r.Errorf("exit code %d, %s%s", code, out, errs)
+	}
 }
 
 // changes decides as the operator, and finds each decision.
