@@ -49,6 +49,7 @@ func keys(t testing.TB, f *manifest.File) claims.Keys {
 	for _, r := range f.Regions {
 		k.Regions[r.Name] = key(t, nkeys.PrefixByteCurve, ident.ParseSealKey, r.Name.String())
 	}
+	k.Callout = key(t, nkeys.PrefixByteCurve, ident.ParseSealKey, "callout")
 	return k
 }
 
@@ -180,6 +181,71 @@ accounts:
 	}
 }
 
+// TestCallout: where it is on, DOOR is asked about, its sentinel may do nothing, and only those
+// accounts are behind it of which a role is granted to who comes so. Where it is off, nothing of
+// it is anywhere.
+func TestCallout(t *testing.T) {
+	const text = `  - {to: key, account: ORDERS, role: sensor}
+  - {to: key, account: ORDERS, role: worker}
+  - {to: key, account: OTHER, role: worker}
+accounts:
+  - name: ORDERS
+    roles:
+      - {name: sensor, callout: true, publish: {allow: [a]}}
+      - {name: worker, publish: {allow: [a]}}
+  - {name: OTHER, roles: [{name: worker}, {name: spare, callout: true}]}
+`
+	c, all := compiled(t, text+"callout: true\n")
+	door, orders := all[manifest.Door], all["ORDERS"]
+	a := door.Authorization
+	if len(a.AuthUsers) != 1 || !nkeys.IsValidPublicUserKey(a.AuthUsers[0]) || !slices.Equal(a.AllowedAccounts, jwt.StringList{orders.Subject}) || a.XKey == "" {
+		t.Errorf("%+v", a)
+	}
+	if i := door.Imports; len(i) != 1 || i[0].Account != all["AUTH"].Subject || i[0].Subject != "auth.v1.callout" || i[0].LocalSubject != "$SYS.REQ.USER.AUTH" || !i[0].Share {
+		t.Errorf("%+v", i)
+	}
+	sentinel := role(t, door, manifest.RoleSentinel).Template
+	if !sentinel.BearerToken || len(sentinel.Pub.Allow)+len(sentinel.Sub.Allow) != 0 || !slices.Equal(sentinel.Pub.Deny, jwt.StringList{">"}) || !slices.Equal(sentinel.Sub.Deny, jwt.StringList{">"}) ||
+		door.Limits.DisallowBearer || len(door.Exports) != 0 || len(door.SigningKeys) != 1 {
+		t.Errorf("%+v %+v", sentinel, door.Limits)
+	}
+	// It needs no renewal, and has the identity's inbox; others are as they were.
+	sensor, worker := role(t, orders, "sensor").Template, role(t, orders, "worker").Template
+	if !slices.Equal(sensor.Pub.Allow, jwt.StringList{"a"}) || !slices.Equal(sensor.Sub.Allow, jwt.StringList{"_INBOX_{{tag(kid)}}.>"}) {
+		t.Errorf("sensor: %+v", sensor.Permissions)
+	}
+	if !slices.Equal(worker.Sub.Allow, jwt.StringList{"_INBOX_{{subject()}}.>"}) || !slices.Contains(worker.Pub.Allow, "auth.v1.renew") {
+		t.Errorf("worker: %+v", worker.Permissions)
+	}
+	p, err := c.Policy()
+	if err != nil || !p.Offers[1].Callout || p.Offers[0].Callout || p.Offers[2].Callout {
+		t.Errorf("%+v %v", p.Offers, err)
+	}
+	// Without a key nothing is sealed: no claims then.
+	f, err := manifest.Parse("platform.yaml", []byte(regions+text+"callout: true\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	k := keys(t, f)
+	k.Callout = ident.SealKey{}
+	bare := claims.New(f, k)
+	for _, a := range bare.Accounts() {
+		if _, err := bare.Account(a, 1); (a.Name.String() == manifest.Door) != errors.Is(err, claims.ErrNoKey) {
+			t.Errorf("%s: %v", a.Name, err)
+		}
+	}
+	_, off := compiled(t, "")
+	if off[manifest.Door] != nil {
+		t.Error("it is off, and DOOR is there")
+	}
+	for name, a := range off {
+		if a.Authorization.IsEnabled() || slices.ContainsFunc(a.Exports, func(e *jwt.Export) bool { return e.Subject == "auth.v1.callout" }) ||
+			slices.ContainsFunc(a.Imports, func(i *jwt.Import) bool { return i.Subject == "auth.v1.callout" }) {
+			t.Errorf("it is off, and %s has something of it", name)
+		}
+	}
+}
+
 func TestPolicyAndDocument(t *testing.T) {
 	c, _ := compiled(t, `  - {to: "key:HKABCDEFGHIJKLMNOPQR", account: ORDERS, role: worker, lifetime: 10m, longest: 30m, tags: ["team:eu"]}
 credentials: {lifetime: 2h, longest: 5h}
@@ -215,9 +281,8 @@ accounts:
 			}
 		}
 	}
-	// An account of which nothing is granted is nobody's business; and without auth callout
-	// there is no DOOR.
-	if slices.Contains(names, "QUIET") || slices.Contains(names, manifest.Door) || !slices.Contains(names, "ORDERS") || len(names) != len(manifest.OwnAccounts()) {
+	// An account of which nothing is granted is nobody's business, and DOOR is not there.
+	if slices.Contains(names, "QUIET") || !slices.Contains(names, "ORDERS") || slices.Contains(names, manifest.Door) || len(names) != len(manifest.OwnAccounts()) {
 		t.Errorf("accounts in the document: %v", names)
 	}
 	if d.Regions[0].URLs[0] != "nats://10.0.0.1:4222" || d.Chat.Rooms[0].Name.String() != "KUBECON" {
