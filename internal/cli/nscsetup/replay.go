@@ -402,7 +402,7 @@ func (r *renewals) asked(ctx context.Context, rec audit.Record, now time.Time) (
 		return replayedAnswer{Code: wire.BadIdentity}, nil, nil
 	}
 	who.Name = rec.Given // what the proof said, and says again
-	w := policy.Wish{Account: rec.Asked, Role: rec.Role, Name: rec.Name}
+	w := policy.Wish{Account: rec.Asked, Role: rec.Role, Name: rec.Name, Callout: rec.Door == "callout"}
 	var conditions []string
 	for _, o := range r.grants.Might(policy.Asker{Who: who}, w) {
 		conditions = append(conditions, o.Conditions())
