@@ -145,9 +145,12 @@ type dialer struct {
 
 func (d *dialer) Dial(network, address string) (net.Conn, error) {
 	ctx := context.Background()
+	// Each counts, also before it is known here that the first one stood: a server that
+	// closes at once has nats.go dial again before that.
+	within := d.limit.Allow()
 	if !d.connected.Load() {
 		ctx = d.ctx
-	} else if !d.limit.Allow() {
+	} else if !within {
 		return nil, fmt.Errorf("dialing %s: %w", address, errTooOften)
 	}
 	nd := net.Dialer{Timeout: dialWait}

@@ -181,7 +181,7 @@ func TestShared(t *testing.T) {
 		if s := w.Stats(); s.Blocks > 3 || s.Records != 100 {
 			t.Errorf("%d blocks of %d records", s.Blocks, s.Records)
 		}
-		if longest > 20*time.Millisecond {
+		if longest > 22*time.Millisecond { // two blocks, and what is gathered between them
 			t.Errorf("somebody waited %s", longest)
 		}
 		// More than a block may have become several.
