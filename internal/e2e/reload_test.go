@@ -207,6 +207,10 @@ func (w *world) reload(t *testing.T) {
 	replaced := func(path, text string) func() error {
 		return func() error { return os.WriteFile(path, []byte(text), 0o600) }
 	}
+	curve, err := keystore.Generate(keystore.Curve)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for what, c := range map[string]struct {
 		path  string
 		spoil func() error
@@ -220,6 +224,7 @@ func (w *world) reload(t *testing.T) {
 		"another's credential":      {filepath.Join(issuer, platform.AuthCreds), other("issuers/ams/" + platform.AuthCreds), platform.AuthCreds},
 		"an authority of no shape":  {filepath.Join(issuer, "ca.pem"), replaced(filepath.Join(issuer, "ca.pem"), "none\n"), "ca.pem"},
 		"another's signing key":     {filepath.Join(registrar, platform.SigningFile), other("registrars/ams/" + platform.SigningFile), "signing key"},
+		"another callout key":       {filepath.Join(issuer, platform.CalloutKeyFile), func() error { return keystore.Save(filepath.Join(issuer, platform.CalloutKeyFile), curve) }, "callout key changed: it needs a restart"},
 		"a credential that is gone": {filepath.Join(registrar, platform.SystemCreds), func() error { return os.Remove(filepath.Join(registrar, platform.SystemCreds)) }, platform.SystemCreds},
 	} {
 		was, err := os.ReadFile(c.path)

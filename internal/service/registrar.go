@@ -115,7 +115,10 @@ func (c *Config) discover(r *Running, log *slog.Logger) {
 
 // attach connects with creds of the folder.
 func (c *Config) attach(ctx context.Context, r *Running, file, what string, log *slog.Logger) (*nats.Conn, error) {
-	return c.dial(ctx, r, r.files.creds[file], what, log)
+	r.mu.Lock()
+	creds := r.files.creds[file] // a reload puts others in their place
+	r.mu.Unlock()
+	return c.dial(ctx, r, creds, what, log)
 }
 
 // keepLedger follows the ledger, keeps the region's denials, and takes note of what

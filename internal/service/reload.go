@@ -58,6 +58,8 @@ func (r *Running) Prepare() (*Change, error) {
 	switch {
 	case r.Service == Issuer && files.seal.Public() != r.files.seal.Public():
 		return nil, fmt.Errorf("%s: the region key changed: %w", next.dir, ErrRestart)
+	case r.Service == Issuer && files.callout != nil && files.callout.Public() != r.files.callout.Public():
+		return nil, fmt.Errorf("%s: the callout key changed: %w", next.dir, ErrRestart)
 	case r.Service == Registrar && files.signing.Public() != r.files.signing.Public():
 		return nil, fmt.Errorf("%s: the operator signing key changed: %w", next.dir, ErrRestart)
 	}

@@ -61,6 +61,7 @@ type Ref struct {
 	Chain string `json:"chain"`
 	N     uint64 `json:"n"`
 	Sum   string `json:"sum"`
+	At    int64  `json:"at,omitempty"` // when it was made, milliseconds since 1970
 }
 
 // Span names blocks of a chain that follow each other.
@@ -140,7 +141,7 @@ func seal(h Head, lines []byte, s Signer) (Sealed, error) {
 	if n := len(data) - len(signs); n > MaxBlock {
 		return Sealed{}, fmt.Errorf("a block of %d bytes, and %d are read: %w", n, MaxBlock, ErrDamaged)
 	}
-	return Sealed{Ref{h.Chain, h.N, sum}, time.UnixMilli(h.At), data[len(signs):]}, nil
+	return Sealed{Ref{h.Chain, h.N, sum, h.At}, time.UnixMilli(h.At), data[len(signs):]}, nil
 }
 
 func sumOf(signed []byte) string {
@@ -259,7 +260,7 @@ func (h Head) check() error {
 		return fmt.Errorf("a block of format %d, and %d is known: %w", h.Format, format, ErrDamaged)
 	case !isText(h.Chain, chainLength), h.N == 0, h.At <= 0, h.Records < 0 || h.Records > maxRecords, len(h.JWT) > maxJWT, len(h.Resent) > maxSpans:
 	case (h.N == 1) != (h.Prev == ""), h.Prev != "" && !isText(h.Prev, sumLength):
-	case h.After != nil && (h.N != 1 || !isText(h.After.Chain, chainLength) || h.After.N == 0 || !isText(h.After.Sum, sumLength)):
+	case h.After != nil && (h.N != 1 || !isText(h.After.Chain, chainLength) || h.After.N == 0 || h.After.At < 0 || !isText(h.After.Sum, sumLength)):
 	default:
 		for _, s := range h.Resent {
 			if !isText(s.Chain, chainLength) || s.First == 0 || s.Last < s.First {

@@ -12,6 +12,7 @@ package audit
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nkeys"
@@ -146,7 +147,22 @@ func (r Record) encode() ([]byte, error) {
 	if err := r.check(); err != nil {
 		return nil, err
 	}
-	return append(r.append(make([]byte, 0, 768)), '\n'), nil
+	r.Why = strings.ToValidUTF8(r.Why, "?") // which JSON would make three bytes of one
+	line := r.append(make([]byte, 0, 768))
+	// A character may take six bytes. Whoever reads believes no longer one, nor the block that
+	// it is in, with whatever others have in there.
+	for len(line) > MaxRecord && r.Why != "" {
+		cut := len(r.Why) / 2
+		for cut > 0 && r.Why[cut]&0xC0 == 0x80 { // within a character
+			cut--
+		}
+		r.Why = r.Why[:cut]
+		line = r.append(line[:0])
+	}
+	if len(line) > MaxRecord {
+		return nil, fmt.Errorf("a record of %d bytes: %w", len(line), ErrDamaged)
+	}
+	return append(line, '\n'), nil
 }
 
 // append writes the record as encoding/json does: there is one for each request.

@@ -54,12 +54,11 @@ type Verifier struct {
 	// a moment: up to the operator, and not only by the JWT's own word; and what such a
 	// writer has to tell of.
 	Verify func(token string, writer ident.UserKey, at time.Time) ([]What, error)
-	// Kept is for how long blocks are kept. A stream that does not begin with its first message,
-	// and whose oldest one is much younger than that, has lost more than age takes. 0 knows
-	// nothing.
-	Kept time.Duration
 	// From is the position that the first block is expected to have; 0 knows nothing.
 	From uint64
+	// Kept is how long the stream keeps what is stored, if all of that is added: who cuts its
+	// beginning off must not look like time that went by. 0 is of a part, and knows nothing.
+	Kept time.Duration
 
 	chains   map[string]*chain // by writer and chain
 	order    []*chain
@@ -67,6 +66,7 @@ type Verifier struct {
 	living   map[string]uint64        // what living writers say was stored, by chain
 	seq      uint64
 	first    int64 // when the first block was written
+	latest   int64 // and the latest of those that were added
 	whole    bool  // the stream has its first message: nothing was dropped for its age
 	findings []Finding
 	blocks   int
@@ -79,7 +79,7 @@ type chain struct {
 	began, n    uint64
 	firstAt, at int64
 	sums        map[uint64]string // of the blocks that were seen
-	gaps        map[uint64]bool   // that were not
+	gaps        []Span            // of those that were not, in order
 	again       []Finding         // blocks that are there twice
 	tells       map[What]Finding  // the first block with a record of this kind
 	may         []What            // of which its writer has to tell
@@ -87,6 +87,7 @@ type chain struct {
 	forged      error
 	after       *Ref
 	next        bool // another chain is after this one
+	late        bool // what is before it was not dropped for its age, by where it stands
 }
 
 // Report is what a Verifier came to.
@@ -130,6 +131,7 @@ func (v *Verifier) Add(seq uint64, subject, data string) []Record {
 		v.first = b.At
 	}
 	c := v.chain(b)
+	v.latest = max(v.latest, b.At)
 	of := Finding{Seq: seq, Writer: b.Writer, Chain: b.Chain, First: b.N, Last: b.N, At: b.At}
 	if sum, ok := c.sums[b.N]; ok {
 		of.Problem, of.Why = Repeated, "the same block stands before"
@@ -154,7 +156,9 @@ func (v *Verifier) chain(b Block) *chain {
 	if c == nil {
 		c = &chain{
 			writer: b.Writer, id: b.Chain, began: b.N, n: b.N - 1, firstAt: b.At,
-			sums: make(map[uint64]string), gaps: make(map[uint64]bool), tells: make(map[What]Finding),
+			sums: make(map[uint64]string), tells: make(map[What]Finding),
+			// By the others' clocks too: when it was is the writer's own word.
+			late: max(b.At, v.latest)-v.first > silence.Milliseconds(),
 		}
 		v.chains[key] = c
 		v.order = append(v.order, c)
@@ -167,13 +171,13 @@ func (v *Verifier) link(c *chain, b Block, of Finding) {
 	c.sums[b.N] = b.Sum
 	switch {
 	case b.N <= c.n: // one that was missing, or one from before the first that was seen
-		delete(c.gaps, b.N)
+		c.fill(b.N)
 		of.Problem, of.Why = Moved, fmt.Sprintf("it stands behind block %d", c.n)
 		v.found(of)
 		c.began = min(c.began, b.N)
 	default:
-		for n := c.n + 1; n < b.N && len(c.gaps) < 1<<16; n++ {
-			c.gaps[n] = true
+		if b.N > c.n+1 { // however much that is: a number is the writer's own word
+			c.gaps = append(c.gaps, Span{First: c.n + 1, Last: b.N - 1})
 		}
 		c.n, c.at = b.N, b.At
 		c.ended = b.End
@@ -232,44 +236,34 @@ func (v *Verifier) lives() {
 
 // Done gives what was found, once everything was added. A chain that is silent for longer
 // than a living writer is has ended. seenUntil is the moment up to which the stream was
-// read; what ended before kept, the time for which blocks are kept, may be gone.
+// read.
 func (v *Verifier) Done(seenUntil time.Time) Report {
 	for _, c := range v.order {
+		c.late = c.late || v.whole
 		if c.after != nil {
-			v.follow(c)
+			v.follow(c, seenUntil)
 		}
 	}
 	for _, c := range v.order {
 		v.end(c, seenUntil)
 	}
 	v.lives()
-	v.oldest(seenUntil)
 	// Those of no message come last.
 	slices.SortStableFunc(v.findings, func(a, b Finding) int { return cmp.Compare(a.Seq-1, b.Seq-1) })
 	return Report{Blocks: v.blocks, Records: v.records, Chains: len(v.order), Findings: v.findings}
 }
 
-// away is for how long a platform may have been stopped, 90 days ago: then the oldest message
-// is younger by that.
-const away = 7 * 24 * time.Hour
-
-// oldest tells whether the stream's beginning is gone for another reason than its age.
-func (v *Verifier) oldest(until time.Time) {
-	if oldest := time.UnixMilli(v.first); v.Kept > 0 && !v.whole && v.first > 0 && until.Sub(oldest) < v.Kept-away {
-		v.found(Finding{
-			Problem: Missing, Seq: 1, At: v.first,
-			Why: fmt.Sprintf("the stream's beginning is gone: it is kept for %d days, and its oldest block is from %s", v.Kept/(24*time.Hour), oldest.UTC().Format(time.RFC3339)),
-		})
-	}
-}
-
 // follow holds a chain's beginning against the end of the one before it.
-func (v *Verifier) follow(c *chain) {
+func (v *Verifier) follow(c *chain, until time.Time) {
 	of := Finding{Problem: Missing, Writer: c.writer, Chain: c.after.Chain, First: c.after.N, Last: c.after.N, At: c.firstAt}
 	before := v.chains[c.writer.String()+c.after.Chain]
 	if before == nil {
 		// It may be from before the oldest that there is.
-		if v.whole || c.firstAt-v.first > silence.Milliseconds() {
+		gone := c.late
+		if at := c.after.At; at > 0 && !v.whole {
+			gone = at-v.first > silence.Milliseconds() || v.young(at, until)
+		}
+		if gone && !v.elsewhere(*c.after) {
 			of.Why = "a chain that its writer's next one names is not there, or nothing of its last minutes"
 			v.found(of)
 		}
@@ -287,8 +281,24 @@ func (v *Verifier) follow(c *chain) {
 	}
 }
 
+// elsewhere tells whether a block is there of another writer: a service that got another nkey
+// goes on in the folder of the one before. Its sum is nobody's to choose. It excuses nothing
+// of that chain's end, which is another's word.
+func (v *Verifier) elsewhere(r Ref) bool {
+	return slices.ContainsFunc(v.order, func(c *chain) bool { return c.id == r.Chain && c.sums[r.N] == r.Sum })
+}
+
 // silence is how long a living writer says nothing at most, with a margin.
 const silence = 3 * HeadEvery
+
+// keptMargin is by how much a stream may seem to keep what is stored for less long: clocks
+// differ, and a machine that sleeps writes no block a minute.
+const keptMargin = time.Hour
+
+// young tells whether what was written then cannot have been dropped for its age.
+func (v *Verifier) young(at int64, until time.Time) bool {
+	return v.Kept > 0 && until.Sub(time.UnixMilli(at)) < v.Kept-keptMargin
+}
 
 // end tells what is wrong with a chain as a whole.
 func (v *Verifier) end(c *chain, until time.Time) {
@@ -297,7 +307,7 @@ func (v *Verifier) end(c *chain, until time.Time) {
 	case c.forged != nil:
 		of.Problem, of.Why = Forged, c.forged.Error()
 		v.found(of)
-	case !c.told && (c.began == 1 || c.at-c.firstAt > silence.Milliseconds()):
+	case !c.told && (c.began == 1 || c.late || c.at-c.firstAt > silence.Milliseconds()):
 		of.Problem, of.Why = Forged, "nothing in it shows that its writer is of this platform"
 		v.found(of)
 	}
@@ -308,12 +318,12 @@ func (v *Verifier) end(c *chain, until time.Time) {
 			}
 		}
 	}
-	if c.began > 1 && (v.whole || c.firstAt-v.first > silence.Milliseconds()) {
+	if c.began > 1 && (c.late || v.young(c.firstAt, until)) {
 		// What is dropped for its age goes from the stream's beginning, where every
-		// living chain has a block.
+		// living chain has a block, and one that is as old as blocks get.
 		v.found(Finding{Problem: Missing, Writer: c.writer, Chain: c.id, First: 1, Last: c.began - 1, At: c.firstAt, Why: "the beginning of the chain is gone"})
 	}
-	for _, span := range spans(c.gaps) {
+	for _, span := range c.gaps {
 		v.found(Finding{Problem: Missing, Writer: c.writer, Chain: c.id, First: span.First, Last: span.Last, At: c.at, Why: "these blocks are gone from the middle of the chain"})
 	}
 	for _, again := range c.again {
@@ -327,19 +337,23 @@ func (v *Verifier) end(c *chain, until time.Time) {
 	}
 }
 
-func spans(of map[uint64]bool) []Span {
-	var numbers []uint64
-	for n := range of {
-		numbers = append(numbers, n)
-	}
-	slices.Sort(numbers)
-	var out []Span
-	for _, n := range numbers {
-		if k := len(out); k > 0 && out[k-1].Last+1 == n {
-			out[k-1].Last = n
-			continue
+// fill takes a block out of the gaps, if it is in one.
+func (c *chain) fill(n uint64) {
+	i, ok := slices.BinarySearchFunc(c.gaps, n, func(s Span, n uint64) int {
+		if s.First <= n && n <= s.Last {
+			return 0
 		}
-		out = append(out, Span{First: n, Last: n})
+		return cmp.Compare(s.First, n)
+	})
+	if !ok {
+		return
 	}
-	return out
+	var left []Span
+	if s := c.gaps[i]; s.First < n {
+		left = append(left, Span{First: s.First, Last: n - 1})
+	}
+	if s := c.gaps[i]; n < s.Last {
+		left = append(left, Span{First: n + 1, Last: s.Last})
+	}
+	c.gaps = slices.Replace(c.gaps, i, i+1, left...)
 }

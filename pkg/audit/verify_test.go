@@ -4,6 +4,8 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"math"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -233,31 +235,6 @@ func TestVerifyTrimmed(t *testing.T) {
 	}
 }
 
-// A stream that has lost its beginning, and not for its age, has lost it otherwise; also where
-// a whole region was stopped for some days.
-func TestVerifyOldest(t *testing.T) {
-	k := newBook(t)
-	for kept, want := range map[time.Duration]int{0: 0, 90 * 24 * time.Hour: 1, stopped: 0} {
-		v := audit.Verifier{Region: k.a.Region, Verify: anybody, Kept: kept}
-		for _, s := range k.all[30:] {
-			v.Add(s.Seq, s.Subject, s.Data)
-		}
-		if r := v.Done(k.now); len(r.Findings) != want || want > 0 && r.Findings[0].Problem != audit.Missing {
-			t.Errorf("kept for %s: %+v", kept, r.Findings)
-		}
-		v = audit.Verifier{Region: k.a.Region, Verify: anybody, Kept: kept}
-		for _, s := range k.all {
-			v.Add(s.Seq, s.Subject, s.Data)
-		}
-		if r := v.Done(k.now); len(r.Findings) > 0 {
-			t.Errorf("from its first message, kept for %s: %+v", kept, r.Findings)
-		}
-	}
-}
-
-// stopped is for how long a platform may be without a finding.
-const stopped = 7 * 24 * time.Hour
-
 // What is too long for whoever reads it is not written.
 func TestSealTooLong(t *testing.T) {
 	w := audittest.NewScribe(t)
@@ -269,6 +246,107 @@ func TestSealTooLong(t *testing.T) {
 	}
 	if _, err := audit.Seal(audit.Head{Region: w.Region, Writer: w.User, N: 1, At: 1}, records, w.Key); !errors.Is(err, audit.ErrDamaged) {
 		t.Errorf("got %v, want ErrDamaged", err)
+	}
+}
+
+// When a block was written is its writer's own word: who says that it was in the first minutes
+// that are left of a stream has no beginning, and nothing that shows who it is, all the same.
+func TestVerifyBackdated(t *testing.T) {
+	k := newBook(t)
+	first, err := audit.Open(k.all[30].Subject, k.all[30].Data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, n := range map[string]int{"at the end": len(k.all), "in the middle": 60} {
+		w := audittest.NewScribe(t)
+		w.Block(t) // which nobody stores
+		b := w.Head(t, audit.Head{At: first.At, End: true}, audittest.Record(t, time.UnixMilli(first.At), time.Hour))
+		v := audit.Verifier{Region: w.Region, Verify: func(token string, _ ident.UserKey, _ time.Time) ([]audit.What, error) {
+			if token == "" {
+				return nil, errors.New("a stranger")
+			}
+			return []audit.What{audit.Issue}, nil
+		}}
+		all := slices.Insert(slices.Clone(k.all), n, ledger.Stored{Subject: w.Under(), Data: string(b.Data)})
+		for i, s := range all[30:] {
+			v.Add(uint64(i+31), s.Subject, s.Data) //nolint:gosec // small
+		}
+		var problems []audit.Problem
+		for _, f := range v.Done(k.now).Findings {
+			problems = append(problems, f.Problem)
+		}
+		if !slices.Equal(problems, []audit.Problem{audit.Forged, audit.Missing}) {
+			t.Errorf("%s: %v", what, problems)
+		}
+	}
+}
+
+// Who cuts off a stream's beginning does not look like time that went by.
+func TestVerifyCutOff(t *testing.T) {
+	k := newBook(t)
+	for kept, want := range map[time.Duration]bool{0: false, 90 * time.Minute: false, 24 * time.Hour: true} {
+		v := audit.Verifier{Region: k.a.Region, Verify: anybody, Kept: kept}
+		for _, s := range k.all[30:] {
+			v.Add(s.Seq, s.Subject, s.Data)
+		}
+		r := v.Done(k.now)
+		if got := len(r.Findings) > 0; got != want || got && (r.Findings[0].Problem != audit.Missing || r.Findings[0].First != 1) {
+			t.Errorf("kept for %v: %+v", kept, r.Findings)
+		}
+	}
+}
+
+// So it is with who cut it off where services were started again. A service that did not run for
+// longer than anything is kept has nothing of before.
+func TestVerifyCutOffBetween(t *testing.T) {
+	now := time.Now()
+	for _, c := range []struct {
+		kept, off time.Duration // off: before the chain that is there, for so long
+		want      int
+	}{
+		{0, time.Hour, 0}, {24 * time.Hour, time.Hour, 1}, {24 * time.Hour, 25 * time.Hour, 0}, {4 * time.Hour, time.Hour, 0},
+	} {
+		w := audittest.NewScribe(t)
+		w.JWT = "x"
+		before := *w
+		at := now.Add(-3 * time.Hour)
+		gone := before.Head(t, audit.Head{At: at.Add(-c.off).UnixMilli()})
+		v := audit.Verifier{Region: w.Region, Verify: anybody, From: 7, Kept: c.kept}
+		// Another's, so that the chain is not the first of the stream.
+		o := audittest.NewScribe(t)
+		o.JWT = "x"
+		v.Add(7, o.Under(), string(o.Head(t, audit.Head{At: at.Add(-time.Minute).UnixMilli(), End: true}).Data))
+		v.Add(8, w.Under(), string(w.Head(t, audit.Head{At: at.UnixMilli(), After: &gone.Ref}).Data))
+		v.Add(9, w.Under(), string(w.Head(t, audit.Head{At: now.UnixMilli(), End: true}).Data))
+		r := v.Done(now)
+		if len(r.Findings) != c.want || c.want > 0 && (r.Findings[0].Problem != audit.Missing || r.Findings[0].Chain != gone.Chain) {
+			t.Errorf("kept for %v, off for %v: %+v", c.kept, c.off, r.Findings)
+		}
+	}
+}
+
+// A service that got another nkey goes on in its folder, which knows the chain of the one before.
+func TestVerifyAnotherKey(t *testing.T) {
+	k := newBook(t)
+	before, after := audittest.NewScribe(t), audittest.NewScribe(t)
+	before.JWT, after.JWT = "x", "x"
+	last := before.Head(t, audit.Head{At: k.now.UnixMilli(), End: true})
+	for what, c := range map[string]struct {
+		names audit.Ref
+		want  int
+	}{
+		"as it was":       {last.Ref, 0},
+		"another sum":     {audit.Ref{Chain: last.Chain, N: last.N, Sum: strings.Repeat("A", 43)}, 1},
+		"a block more":    {audit.Ref{Chain: last.Chain, N: last.N + 1, Sum: last.Sum}, 1},
+		"no such a chain": {audit.Ref{Chain: strings.Repeat("A", 22), N: last.N, Sum: last.Sum}, 1},
+	} {
+		w := *after
+		v := audit.Verifier{Region: before.Region, Verify: anybody}
+		v.Add(1, before.Under(), string(last.Data))
+		v.Add(2, w.Under(), string(w.Head(t, audit.Head{At: k.now.UnixMilli(), After: &c.names, End: true}).Data))
+		if r := v.Done(k.now); len(r.Findings) != c.want {
+			t.Errorf("%s: %+v", what, r.Findings)
+		}
 	}
 }
 
@@ -328,6 +406,71 @@ func TestVerifyLiving(t *testing.T) {
 		if !slices.Equal(got, c.want) {
 			t.Errorf("%s, %d: missing %v, want %v", c.chain, c.n, got, c.want)
 		}
+	}
+}
+
+// Which blocks are gone is told in order, also where some of them stand elsewhere.
+func TestVerifyGaps(t *testing.T) {
+	w := audittest.NewScribe(t)
+	w.JWT = "x"
+	var all []ledger.Stored
+	for range 12 {
+		all = append(all, ledger.Stored{Subject: w.Under(), Data: string(w.Block(t).Data)})
+	}
+	for _, c := range []struct {
+		there, gone []uint64 // blocks, and the first and the last of those that are missing
+	}{
+		{[]uint64{1, 2, 12}, []uint64{3, 11}},
+		{[]uint64{1, 5, 9, 12}, []uint64{2, 4, 6, 8, 10, 11}},
+		{[]uint64{1, 12, 6}, []uint64{2, 5, 7, 11}},
+		{[]uint64{1, 12, 2, 11, 7, 6, 8}, []uint64{3, 5, 9, 10}},
+		{[]uint64{1, 4, 12, 5, 3, 2, 11}, []uint64{6, 10}},
+		{[]uint64{1, 3, 2, 4, 7, 6, 5, 8, 9, 10, 12, 11}, nil},
+	} {
+		v := audit.Verifier{Region: w.Region, Verify: anybody}
+		for i, n := range c.there {
+			v.Add(uint64(i+1), w.Under(), all[n-1].Data) //nolint:gosec // small
+		}
+		var gone []uint64
+		for _, f := range v.Done(time.Now()).Findings {
+			if f.Problem == audit.Missing {
+				gone = append(gone, f.First, f.Last)
+			}
+		}
+		if !slices.Equal(gone, c.gone) {
+			t.Errorf("%v: %v are missing, want %v", c.there, gone, c.gone)
+		}
+	}
+}
+
+// The number of a block is its writer's own word: a great one costs whoever verifies nothing.
+func TestVerifyFarNumbers(t *testing.T) {
+	w := audittest.NewScribe(t)
+	v := audit.Verifier{Region: w.Region, Verify: anybody}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	const chains = 300
+	for i := range chains {
+		chain := base64.RawURLEncoding.EncodeToString(fmt.Appendf(nil, "%016d", i))
+		for j, n := range []uint64{1, math.MaxUint64} {
+			h := audit.Head{Region: w.Region, Writer: w.User, Chain: chain, N: n, At: time.Now().UnixMilli(), JWT: "x", End: true}
+			if n > 1 {
+				h.Prev = strings.Repeat("A", 43)
+			}
+			b, err := audit.Seal(h, nil, w.Key)
+			if err != nil {
+				t.Fatal(err)
+			}
+			v.Add(uint64(2*i+j+1), w.Under(), string(b.Data)) //nolint:gosec // small
+		}
+	}
+	r := v.Done(time.Now())
+	runtime.ReadMemStats(&after)
+	if len(r.Findings) != chains || r.Findings[0].Problem != audit.Missing || r.Findings[0].Last != math.MaxUint64-1 {
+		t.Errorf("%d findings, the first is %+v", len(r.Findings), r.Findings[0])
+	}
+	if took := after.TotalAlloc - before.TotalAlloc; took > 100<<20 {
+		t.Errorf("%d MiB for %d blocks", took>>20, 2*chains)
 	}
 }
 

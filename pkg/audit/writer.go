@@ -21,7 +21,7 @@ type Store interface {
 	Append(ctx context.Context, b Sealed) error
 }
 
-// Buffer keeps blocks that wait to be stored, in their order, and the last that was, where
+// Buffer keeps blocks that wait to be stored, in their order, and how far the chain is, where
 // the end of the process does not take them. One writer uses it, and one call at a time.
 type Buffer interface {
 	// Room tells whether a block of so many bytes may be added.
@@ -60,12 +60,15 @@ type Config struct {
 const (
 	// storeWait is how long a store is waited for. It takes about a millisecond.
 	storeWait = time.Second
+	// appendWait is how long whoever asks for a credential waits at most, whatever store and
+	// disk do: a bit longer than a block that is on its way and the next one take.
+	appendWait = 3 * time.Second
 	// storeAgain is the pause between tries while nothing can be stored.
 	storeAgain = 250 * time.Millisecond
 	// HeadEvery is how often a writer says that it lives, at least: with a block of whatever
 	// there is to record, or an empty one, and its JWT.
 	HeadEvery = time.Minute
-	// lastEvery is how often the buffer is told what was stored last.
+	// lastEvery is how often the buffer is told how far the chain is.
 	lastEvery = 10 * time.Second
 	// gather is how long records are gathered for the next block while several come for each:
 	// a block costs its stream some hundred microseconds on three servers.
@@ -101,6 +104,7 @@ type Writer struct {
 	flood   map[flooded]int
 	stats   Stats
 
+	// order may be held for as long as the disk takes; mu never.
 	order sync.Mutex // held to put a block behind those that wait, or to see that none does
 	held  [][]byte   // blocks that wait in memory, behind those of the buffer
 	bytes int        // of held
@@ -109,7 +113,6 @@ type Writer struct {
 	last   time.Time // when that was
 	proved time.Time // when a block had the JWT
 	resent []Span    // guarded by order
-	stored Ref       // the last that was stored; guarded by order
 }
 
 // Stats are what a writer tells of itself.
@@ -121,7 +124,7 @@ type Stats struct {
 	Blocks   uint64 `json:"blocks"`
 	Dropped  uint64 `json:"dropped"` // records that were given up
 	Refused  uint64 `json:"refused"` // requests that got no credential because of it
-	Chain    string `json:"chain"`   // and how far it is
+	Chain    string `json:"chain"`   // and how far it is stored
 	N        uint64 `json:"n"`
 }
 
@@ -145,9 +148,13 @@ func (w *Writer) Append(ctx context.Context, r Record) error {
 	required := w.Required()
 	g, err := w.add(r, required)
 	if err == nil {
+		wait := time.NewTimer(appendWait)
+		defer wait.Stop()
 		select {
 		case <-g.done:
 			err = g.err
+		case <-wait.C:
+			err = fmt.Errorf("%w: nothing was heard of it", ErrUnavailable)
 		case <-ctx.Done():
 			err = fmt.Errorf("%w: %w", ErrUnavailable, context.Cause(ctx))
 		}
@@ -279,20 +286,24 @@ func (w *Writer) next() *group {
 	return g
 }
 
-// Stats gives them as they are now.
+// Stats gives them as they are now. It waits for no disk.
 func (w *Writer) Stats() Stats {
-	w.order.Lock()
-	waiting := len(w.held)
-	if w.Buffer != nil {
-		waiting += w.Buffer.Len()
-	}
-	stored := w.stored
-	w.order.Unlock()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	s := w.stats
-	s.Required, s.Failing, s.Waiting, s.Chain, s.N = w.Required(), w.failing, waiting, stored.Chain, stored.N
+	s.Required, s.Failing = w.Required(), w.failing
 	return s
+}
+
+// count notes how many blocks wait; order is held.
+func (w *Writer) count() {
+	n := len(w.held)
+	if w.Buffer != nil {
+		n += w.Buffer.Len()
+	}
+	w.mu.Lock()
+	w.stats.Waiting = n
+	w.mu.Unlock()
 }
 
 // Run stores until ctx ends, and then what is left, with the chain's last block.
@@ -321,7 +332,9 @@ func (w *Writer) Run(ctx context.Context) {
 		case <-w.wake:
 			for g := w.next(); g != nil; g = w.next() {
 				w.write(g, nil, false)
-				if g.n > 1 {
+				if w.unhurried() {
+					time.Sleep(storeAgain)
+				} else if g.n > 1 {
 					time.Sleep(gather)
 				}
 			}
@@ -342,6 +355,14 @@ func (w *Writer) Run(ctx context.Context) {
 	}
 }
 
+// unhurried tells whether nobody waits for the next block: it would wait itself, and of many
+// small ones those who ask for credentials would wait for the last, once they can be stored.
+func (w *Writer) unhurried() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.failing && w.Required()
+}
+
 // adopt takes over what an earlier process could not store.
 func (w *Writer) adopt() {
 	if w.Buffer.Len() == 0 {
@@ -349,6 +370,7 @@ func (w *Writer) adopt() {
 	}
 	w.order.Lock()
 	defer w.order.Unlock()
+	defer w.count()
 	err := w.Buffer.Each(func(data []byte) {
 		if b, err := Open(w.Region.String()+"."+w.Writer.String(), string(data)); err == nil {
 			w.maybeTwice(Ref{Chain: b.Chain, N: b.N})
@@ -472,9 +494,9 @@ func (w *Writer) took(r Ref, records int, tried time.Time) {
 	if w.Now().Sub(tried) > remembered {
 		w.maybeTwice(r)
 	}
-	w.stored = r
 	w.order.Unlock()
 	w.mu.Lock()
+	w.stats.Chain, w.stats.N = r.Chain, r.N
 	w.stats.Blocks++
 	w.stats.Records += uint64(records) // #nosec G115 -- not negative
 	w.mu.Unlock()
@@ -487,6 +509,7 @@ func (w *Writer) room(size int) bool {
 
 // hold puts a block behind those that wait; order is held.
 func (w *Writer) hold(data []byte) {
+	defer w.count()
 	if w.Buffer != nil && len(w.held) == 0 && w.Buffer.Room(len(data)) {
 		err := w.Buffer.Add(data)
 		if err == nil {
@@ -532,6 +555,7 @@ func (w *Writer) again(ctx context.Context) {
 func (w *Writer) oldest() []byte {
 	w.order.Lock()
 	defer w.order.Unlock()
+	defer w.count()
 	if w.Buffer != nil && w.Buffer.Len() > 0 {
 		data, err := w.Buffer.First()
 		if err == nil {
@@ -569,7 +593,7 @@ func (w *Writer) store(data []byte, tried time.Time) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), storeWait)
 	defer cancel()
-	ref := Ref{b.Chain, b.N, b.Sum}
+	ref := Ref{b.Chain, b.N, b.Sum, b.At}
 	if err := w.Store.Append(ctx, Sealed{Ref: ref, At: time.UnixMilli(b.At), Data: data}); err != nil {
 		return err
 	}
@@ -581,6 +605,7 @@ func (w *Writer) store(data []byte, tried time.Time) error {
 func (w *Writer) forget() {
 	w.order.Lock()
 	defer w.order.Unlock()
+	defer w.count()
 	if w.Buffer != nil && w.Buffer.Len() > 0 {
 		if err := w.Buffer.Forget(); err != nil {
 			w.Log.Error("a block of records that is stored stays on the disk, and may be stored again", "error", err)
@@ -593,17 +618,18 @@ func (w *Writer) forget() {
 	}
 }
 
-// remember keeps what was stored last, so that the next chain names it.
+// remember keeps how far the chain is, so that the next one names it: also what is not stored
+// yet, because what is lost on the way is to be missed.
 func (w *Writer) remember() {
 	w.order.Lock()
 	defer w.order.Unlock()
-	if w.Buffer == nil || w.stored.N == 0 {
+	if w.Buffer == nil || w.chain.N == 0 {
 		return
 	}
-	if last, ok := w.Buffer.Last(); ok && last == w.stored {
+	if last, ok := w.Buffer.Last(); ok && last == w.chain {
 		return
 	}
-	if err := w.Buffer.SetLast(w.stored); err != nil {
+	if err := w.Buffer.SetLast(w.chain); err != nil {
 		w.Log.Warn("how far the chain of records is cannot be kept on the disk", "error", err)
 	}
 }

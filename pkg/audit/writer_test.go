@@ -281,6 +281,37 @@ func TestRestart(t *testing.T) {
 	})
 }
 
+// What waited and is lost is missed, although its writer came back: removed from the disk, or in
+// the memory of a process that is no more.
+func TestLost(t *testing.T) {
+	for _, memory := range []bool{false, true} {
+		dir := t.TempDir()
+		synctest.Test(t, func(t *testing.T) {
+			most := int64(spool.Most)
+			if memory {
+				most = 0
+			}
+			first := spooled(t, dir, most)
+			w := write(t, first)
+			noErrors(t, w.append(0, 3))
+			time.Sleep(30 * time.Second)
+			w.store.set("refuses")
+			noErrors(t, w.append(3, 9))
+			w.end()
+			if err := errors.Join(first.Close(), os.Remove(filepath.Join(dir, spool.File))); err != nil {
+				t.Fatal(err)
+			}
+			w.store.set("")
+			w.start(spooled(t, dir, most))
+			noErrors(t, w.append(9, 12))
+			w.end()
+			if got, report := w.stored(); len(got) != 6 || len(report.Findings) != 1 || report.Findings[0].Problem != audit.Missing {
+				t.Errorf("in memory %t: %v stored, %+v", memory, got, report.Findings)
+			}
+		})
+	}
+}
+
 // A disk that is full, and memory that is: what there is no room for is dropped, counted, and
 // the next block says it. Nobody is kept from a credential by it.
 func TestNoRoom(t *testing.T) {
@@ -413,6 +444,89 @@ func TestOutOfShape(t *testing.T) {
 		if s := w.Stats(); s.Dropped != 2 {
 			t.Errorf("%+v", s)
 		}
+	})
+}
+
+// While nothing can be stored refusals gather, where nobody waits for them: what waits is stored
+// before the next credential is given, block by block.
+func TestRefusalsGather(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		w := write(t, spooled(t, dir, spool.Most))
+		w.required = true
+		w.store.set("refuses")
+		if errs := w.append(0, 1); !errors.Is(errs[0], audit.ErrUnavailable) {
+			t.Fatal(errs)
+		}
+		const minutes = 5
+		for range minutes * 60 * 20 {
+			w.Note(audit.Record{What: audit.Refuse, At: 1, Door: "issue", Refused: wire.Unavailable})
+			time.Sleep(50 * time.Millisecond)
+		}
+		if s := w.Stats(); s.Waiting > minutes*60*5 || s.Dropped > 0 {
+			t.Errorf("%d blocks wait: %+v", s.Waiting, s)
+		}
+		w.store.set("")
+		time.Sleep(time.Second)
+		noErrors(t, w.append(1, 2))
+		w.end()
+		if got, report := w.stored(); len(got) != minutes*60*20+2 || len(report.Findings) > 0 {
+			t.Errorf("%d stored, %+v", len(got), report.Findings)
+		}
+	})
+}
+
+// However much of a record has to be escaped, it is one that is believed: others' are in the
+// same block.
+func TestLongest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := write(t, nil)
+		r := audit.Record{What: audit.Refuse, At: 1, Refused: wire.NoGrant}
+		for _, s := range []*string{&r.Door, &r.Request, &r.Host, &r.By} {
+			*s = strings.Repeat("<", 64)
+		}
+		for _, why := range []string{"x", "<", "\x00", "\xff", "é", "\u2028"} {
+			r.Why = audit.Reason(strings.Repeat(why, 600))
+			w.Note(r)
+		}
+		r.What, r.Refused, r.Key, r.Version = audit.Change, "", strings.Repeat("<", 512), 1
+		w.Note(r) // of none of ours; it is dropped, and takes nobody's with it
+		w.end()
+		got, report := w.stored()
+		if len(got) != 6 || report.Records != 6 || len(report.Findings) != 1 || report.Findings[0].Problem != audit.Dropped {
+			t.Errorf("%d records, %+v", len(got), report)
+		}
+	})
+}
+
+// stuck is a disk that answers nobody.
+type stuck struct{ audit.Buffer }
+
+func (stuck) Add([]byte) error {
+	time.Sleep(time.Hour)
+	return errors.New("no answer")
+}
+
+// A disk that does not answer keeps nobody from a credential whose record is not required, and
+// nobody who asks for another waiting for ever.
+func TestDiskHangs(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		w := write(t, stuck{spooled(t, dir, spool.Most)})
+		w.store.set("refuses")
+		for _, required := range []bool{false, false, true} {
+			w.required = required
+			began := time.Now()
+			err := w.append(0, 1)[0]
+			if took := time.Since(began); took > 4*time.Second || errors.Is(err, audit.ErrUnavailable) != required {
+				t.Errorf("required %t: %v after %v", required, err, took)
+			}
+			// Nor does whoever looks how it is.
+			if s := w.Stats(); time.Since(began) > 4*time.Second {
+				t.Errorf("%+v after %v", s, time.Since(began))
+			}
+		}
+		w.end()
 	})
 }
 

@@ -42,8 +42,13 @@ func NewKey(key *keystore.Key) (*Key, error) {
 	return &Key{key: key, secret: func() *[32]byte { return &secret }, shared: make(map[ident.SealKey]func() *[32]byte)}, nil
 }
 
-// Public is the public half: what servers seal to.
-func (k *Key) Public() string { return k.key.Public() }
+// Public is the public half: what servers seal to. Of no key it is empty.
+func (k *Key) Public() string {
+	if k == nil {
+		return ""
+	}
+	return k.key.Public()
+}
 
 // String is the public half.
 func (k *Key) String() string { return k.key.Public() }

@@ -1,6 +1,7 @@
 package nscsetup
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -25,6 +26,7 @@ import (
 	"github.com/herald-nats/herald/pkg/keystore"
 	"github.com/herald-nats/herald/pkg/ledger"
 	"github.com/herald-nats/herald/pkg/platform"
+	"github.com/herald-nats/herald/pkg/subject"
 )
 
 // obtain asks a region's issuer for a credential.
@@ -374,6 +376,17 @@ func (r running) forges() {
 		}
 		return ""
 	})
+	// Whatever somebody stores, an export of it is one that can be verified.
+	if _, err := nc.Request(subject.AuditPrefix(audittest.ScribeOf(r.T, user.Key).Region)+key.String(), bytes.Repeat([]byte{1}, 1000<<10), 5*time.Second); err != nil {
+		r.Fatal(err)
+	}
+	path := filepath.Join(r.TempDir(), "rubbish")
+	if code, _, errs := r.run("audit", "export", "--to", path); code != cli.OK {
+		r.Fatal(errs)
+	}
+	if code, v, errs := r.verify(path); code != cli.Failed || !slices.Equal(v.problems(), []string{"altered", "forged"}) {
+		r.Errorf("exit code %d, %v: %s", code, v.problems(), errs)
+	}
 	// A key that the role had before is no stranger's; and what it wrote is no better for it.
 	if code, _, errs := r.verify("--role-key", "AUTH/issuer="+audittest.Record(r.T, time.Now(), time.Hour).Account.String()); code != cli.Failed {
 		r.Errorf("exit code %d, %s", code, errs)

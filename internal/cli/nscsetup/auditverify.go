@@ -352,8 +352,10 @@ the records of some region could not be read.`,
 
 const (
 	exportFormat = 1
-	// maxLine bounds a line of an export: a block, each of whose quotes is escaped.
-	maxLine = 4*audit.MaxBlock + 1<<12
+	// maxLine bounds a line of an export: a block, whatever is in it, as JSON makes at most six
+	// bytes of one. What is longer is no block, and is cut off where that shows.
+	maxLine = 6*longest + 1<<12
+	longest = audit.MaxBlock + 1
 )
 
 // exportHead is the first line of an export.
@@ -375,7 +377,7 @@ type exportLine struct {
 	Region  ident.Region `json:"region"`
 	Seq     uint64       `json:"seq"`
 	Subject string       `json:"subject"` // "<region>.<writer>"
-	Data    string       `json:"data"`
+	Data    string       `json:"data"`    // of what is too long for a block, as much as shows it
 }
 
 func runAuditExport(ctx context.Context, g *globals, o auditExportOptions) error {
@@ -457,7 +459,7 @@ func (a *auditing) export(ctx context.Context, w io.Writer, since time.Time, rec
 			switch {
 			case m.Seq > has.Last:
 			case !records:
-				write(exportLine{region, m.Seq, m.Subject, m.Data})
+				write(exportLine{region, m.Seq, m.Subject, m.Data[:min(len(m.Data), longest)]})
 			default:
 				for _, r := range a.open(m) {
 					if !r.Record.Time().Before(since) {

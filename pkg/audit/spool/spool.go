@@ -20,7 +20,7 @@ import (
 const (
 	// File holds the blocks, each behind its length in four bytes.
 	File = "audit.spool"
-	// LastFile names the last that was stored.
+	// LastFile names the last that was made, stored or not.
 	LastFile = "audit.last"
 	// Most bounds the file, in bytes: some 100,000 records.
 	Most = 64 << 20
@@ -189,15 +189,15 @@ func (s *Spool) Last() (audit.Ref, bool) { return s.last, s.last.N > 0 }
 func (s *Spool) SetLast(r audit.Ref) error {
 	data, err := json.Marshal(r)
 	if err != nil {
-		return fmt.Errorf("encoding what was stored last: %w", err)
+		return fmt.Errorf("encoding how far the chain is: %w", err)
 	}
 	path := filepath.Join(s.dir, LastFile)
 	// Not synced: after a power failure an older one holds, or none, which claims less.
 	if err := os.WriteFile(path+".new", data, mode); err != nil {
-		return fmt.Errorf("keeping what was stored last: %w", err)
+		return fmt.Errorf("keeping how far the chain is: %w", err)
 	}
 	if err := os.Rename(path+".new", path); err != nil {
-		return fmt.Errorf("keeping what was stored last: %w", err)
+		return fmt.Errorf("keeping how far the chain is: %w", err)
 	}
 	s.last = r
 	return nil
