@@ -55,7 +55,7 @@ func Setup(ctx context.Context, nc *nats.Conn, home ident.Region, regions []iden
 	}
 	// What others copy from comes first: a mirror or a source that does not find its
 	// origin asks again after a wait that grows, up to 40 s.
-	var origins, alone, copies []jetstream.StreamConfig
+	var origins, alone, mirrors, sourcing []jetstream.StreamConfig
 	lost := notLost(ctx, js, regions)
 	if lost == nil {
 		origins = append(origins, decisions(home))
@@ -63,16 +63,22 @@ func Setup(ctx context.Context, nc *nats.Conn, home ident.Region, regions []iden
 	for _, r := range regions {
 		origins = append(origins, records(r))
 		alone = append(alone, denials(r, nil)) // unless it is there
-		copies = append(copies, denials(r, regions))
+		sourcing = append(sourcing, denials(r, regions))
 		if lost == nil {
-			copies = append(copies, mirror(r))
+			mirrors = append(mirrors, mirror(r))
 		}
 	}
 	for _, step := range []struct {
 		configs []jetstream.StreamConfig
 		set     func(context.Context, jetstream.StreamConfig) (jetstream.Stream, error)
-	}{{origins, upToDate(js)}, {alone, js.CreateStream}, {copies, upToDate(js)}} {
+	}{{origins, upToDate(js)}, {alone, js.CreateStream}, {mirrors, upToDate(js)}} {
 		if err := together(step.configs, func(c jetstream.StreamConfig) error { return ensure(ctx, js, c, step.set) }); err != nil {
+			return errors.Join(err, lost)
+		}
+	}
+	// One after the other: see upToDate.
+	for _, c := range sourcing {
+		if err := ensure(ctx, js, c, upToDate(js)); err != nil {
 			return errors.Join(err, lost)
 		}
 	}
