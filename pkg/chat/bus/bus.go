@@ -107,6 +107,7 @@ type Bus struct {
 	tell   chan chat.Event  // from anyone to the reader
 	work   chan chat.Effect // from Do to the sender
 	beat   chan struct{}    // from anyone to the sender: a heartbeat, now
+	first  chan struct{}    // closed once a heartbeat was sent, or tried
 	sem    chan struct{}    // held while a publish waits for the server's answer
 
 	stop     chan struct{} // closed first: nothing new is taken
@@ -140,6 +141,7 @@ func New(ctx context.Context, cfg Config) (*Bus, error) {
 		tell:   make(chan chat.Event),
 		work:   make(chan chat.Effect, outbox),
 		beat:   make(chan struct{}, 1),
+		first:  make(chan struct{}),
 		sem:    make(chan struct{}, 1),
 		stop:   make(chan struct{}),
 		sent:   make(chan struct{}),
@@ -303,6 +305,14 @@ func (b *Bus) post(ctx context.Context, channel ident.Label, text string) error 
 func (b *Bus) SendDM(ctx context.Context, to ident.Name, text string) error {
 	timeout := time.NewTimer(b.cfg.Wait)
 	defer timeout.Stop()
+	// Behind the own first heartbeat: who has just come is a stranger to everyone.
+	select {
+	case <-b.first:
+	case <-b.stop:
+		return ErrClosed
+	case <-ctx.Done():
+		return fmt.Errorf("waiting for the server: %w", ctx.Err())
+	}
 	for {
 		b.mu.Lock()
 		keys, heard := b.roster.Live(to, b.cfg.Clock()), b.heard

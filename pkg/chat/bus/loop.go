@@ -3,6 +3,7 @@ package bus
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -206,12 +207,14 @@ func (r *reader) connection(s nats.Status) {
 // sender publishes, one thing after the other.
 func (b *Bus) sender(ctx context.Context) {
 	defer close(b.sent)
+	first := sync.OnceFunc(func() { close(b.first) })
 	for {
 		select {
 		case e := <-b.work:
 			b.carryOut(ctx, e)
 		case <-b.beat:
 			b.heartbeat(ctx, b.currentMood())
+			first()
 		case <-b.stop:
 			b.finish(ctx)
 			return
