@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -66,7 +67,7 @@ type writing struct {
 	t        *testing.T
 	store    *away
 	scribe   *audittest.Scribe
-	required bool
+	required atomic.Bool
 	log      *strings.Builder
 	end      func()
 }
@@ -82,7 +83,7 @@ func write(t *testing.T, buffer audit.Buffer) *writing {
 func (w *writing) start(buffer audit.Buffer) {
 	w.Writer = audit.NewWriter(audit.Config{
 		Region: w.scribe.Region, Writer: w.scribe.User, Signer: w.scribe.Key, Store: w.store, Buffer: buffer,
-		JWT: func() (string, error) { return "jwt", nil }, Required: func() bool { return w.required },
+		JWT: func() (string, error) { return "jwt", nil }, Required: w.required.Load,
 		Log: slog.New(slog.NewTextHandler(w.log, nil)), Now: time.Now,
 	})
 	ctx, cancel := context.WithCancel(w.t.Context())
@@ -210,7 +211,7 @@ func TestAway(t *testing.T) {
 							buffer = spooled(t, dir, spool.Most)
 						}
 						w := write(t, buffer)
-						w.required = required
+						w.required.Store(required)
 						noErrors(t, w.append(0, 5))
 						w.store.set(how)
 						began := time.Now()
@@ -437,7 +438,7 @@ func TestOutOfShape(t *testing.T) {
 		if err := w.Append(t.Context(), audit.Record{}); err != nil {
 			t.Error(err)
 		}
-		w.required = true
+		w.required.Store(true)
 		if err := w.Append(t.Context(), audit.Record{}); err == nil {
 			t.Error("granted, and not recorded")
 		}
@@ -453,7 +454,7 @@ func TestRefusalsGather(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		w := write(t, spooled(t, dir, spool.Most))
-		w.required = true
+		w.required.Store(true)
 		w.store.set("refuses")
 		if errs := w.append(0, 1); !errors.Is(errs[0], audit.ErrUnavailable) {
 			t.Fatal(errs)
@@ -515,7 +516,7 @@ func TestDiskHangs(t *testing.T) {
 		w := write(t, stuck{spooled(t, dir, spool.Most)})
 		w.store.set("refuses")
 		for _, required := range []bool{false, false, true} {
-			w.required = required
+			w.required.Store(required)
 			began := time.Now()
 			err := w.append(0, 1)[0]
 			if took := time.Since(began); took > 4*time.Second || errors.Is(err, audit.ErrUnavailable) != required {
