@@ -63,6 +63,9 @@ const (
 	// appendWait is how long whoever asks for a credential waits at most, whatever store and
 	// disk do: a bit longer than a block that is on its way and the next one take.
 	appendWait = 3 * time.Second
+	// effortWait is the same where records are not required: the record is on its way, and
+	// whoever asked must not hear of it too late because a stream is slow.
+	effortWait = 250 * time.Millisecond
 	// storeAgain is the pause between tries while nothing can be stored.
 	storeAgain = 250 * time.Millisecond
 	// HeadEvery is how often a writer says that it lives, at least: with a block of whatever
@@ -148,7 +151,11 @@ func (w *Writer) Append(ctx context.Context, r Record) error {
 	required := w.Required()
 	g, err := w.add(r, required)
 	if err == nil {
-		wait := time.NewTimer(appendWait)
+		patience := appendWait
+		if !required {
+			patience = effortWait
+		}
+		wait := time.NewTimer(patience)
 		defer wait.Stop()
 		select {
 		case <-g.done:
