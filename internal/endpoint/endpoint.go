@@ -10,7 +10,6 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"runtime"
 	"strconv"
 	"sync"
 	"time"
@@ -64,8 +63,8 @@ type Endpoint struct {
 	// refuses, with that answer, takes nobody's place. It must be quick: whoever sends as much
 	// as they can is kept from all others here. nil admits all.
 	Admit func(Request) (refusal Response, ok bool)
-	// Waits: the handler waits for others most of its time, and takes no turn at computing.
-	// Its context ends after MaxWait. Others call Park when they wait.
+	// Waits: the handler waits for others most of its time. Its context ends after MaxWait;
+	// others bound themselves what they wait for.
 	Waits bool
 	// Meter counts what becomes of requests before and while they are at work; nil counts
 	// nothing. It may be used again for the next server of the same endpoint.
@@ -82,43 +81,6 @@ type Server struct {
 	hands   sync.WaitGroup // who works on them
 	jobs    chan job
 	slots   chan struct{}
-	// turns bounds the requests that compute. Where hundreds did at once, whoever reads from
-	// the connection would wait for all of them, and a refusal for as long as an answer.
-	turns chan struct{}
-}
-
-// work is the context of one request. It ends with the server, and not by itself: who waits
-// for somebody else bounds that, and most requests wait for nobody.
-type work struct {
-	context.Context
-	turns  chan struct{}
-	parked bool
-}
-
-type workKey struct{}
-
-// Value gives the work itself, to Park.
-func (w *work) Value(key any) any {
-	if key == (workKey{}) {
-		return w
-	}
-	return w.Context.Value(key)
-}
-
-// Park lets another request compute while this one waits for somebody else, which it must
-// not do for longer than MaxWait. It gives what is to be called when the waiting is over,
-// once. Of other contexts than a Handler's it changes nothing.
-func Park(ctx context.Context) (resume func()) {
-	w, ok := ctx.Value(workKey{}).(*work)
-	if !ok || w.parked {
-		return func() {}
-	}
-	w.parked = true
-	<-w.turns
-	return func() {
-		w.turns <- struct{}{}
-		w.parked = false
-	}
 }
 
 // Serve registers the endpoints as a micro service of that name, so that
@@ -177,7 +139,7 @@ func ServeQuiet(nc *nats.Conn, queue string, endpoints []Endpoint) (*Server, err
 
 func newServer(nc *nats.Conn) *Server {
 	ctx, cancel := context.WithCancel(context.Background())
-	return &Server{nc: nc, ctx: ctx, cancel: cancel, jobs: make(chan job), slots: make(chan struct{}, maxInFlight), turns: make(chan struct{}, 2*runtime.GOMAXPROCS(0))}
+	return &Server{nc: nc, ctx: ctx, cancel: cancel, jobs: make(chan job), slots: make(chan struct{}, maxInFlight)}
 }
 
 // ready ends the registration: once the server has seen the subscriptions the
@@ -280,9 +242,7 @@ func (s *Server) work(j job) {
 		s.respond(j.from, j.request.ID, j.endpoint.Handler(ctx, j.request))
 		return
 	}
-	s.turns <- struct{}{}
-	defer func() { <-s.turns }()
-	s.respond(j.from, j.request.ID, j.endpoint.Handler(&work{Context: s.ctx, turns: s.turns}, j.request))
+	s.respond(j.from, j.request.ID, j.endpoint.Handler(s.ctx, j.request))
 }
 
 func (s *Server) respond(r request, id string, resp Response) {

@@ -9,7 +9,6 @@ import (
 
 	"github.com/nats-io/nats.go"
 
-	"github.com/herald-nats/herald/internal/endpoint"
 	"github.com/herald-nats/herald/internal/wait"
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/ledger"
@@ -123,7 +122,6 @@ func (n *Home) ask(ctx context.Context, subj string, claim wire.Claim, away, sti
 	default:
 		return nil, unavailable("too many wait for the home region")
 	}
-	defer endpoint.Park(ctx)()
 	ctx, cancel := context.WithTimeout(ctx, homeWait)
 	defer cancel()
 	data, err := json.Marshal(claim)

@@ -25,7 +25,6 @@ type Records interface {
 func (s *Service) record(ctx context.Context, r endpoint.Request, what audit.What, about about, t *terms, i issued) error {
 	g := i.grant
 	defer measuring(ctx).did(stepRecord)
-	defer endpoint.Park(ctx)()
 	if err := s.Records.Append(ctx, audit.Record{
 		What: what, At: s.Now().UnixMilli(), Door: about.door, Request: r.ID, Identity: g.Identity, User: about.user, Host: about.host,
 		ID: i.ID, Account: i.Account, Role: g.Role, Name: g.Name, Issued: i.Issued.Unix(), Expires: i.Expires.Unix(),

@@ -413,7 +413,6 @@ func (s *Service) grant(ctx context.Context, t *terms, e authn.Evidence, wish po
 // identify is who shows that they are it. A provider's keys may have to be fetched first.
 func (s *Service) identify(ctx context.Context, e authn.Evidence) (authn.Who, error) {
 	if e.Request.Identity.Type == wire.ProofOIDC {
-		defer endpoint.Park(ctx)()
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, endpoint.MaxWait)
 		defer cancel()
