@@ -8,6 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/wire"
 )
@@ -97,13 +99,14 @@ const (
 type Writer struct {
 	Config
 	wake, kick chan struct{}
+	// Refusals that are recorded one by one, of who showed who they are and of who did not.
+	known, unknown *rate.Limiter
 
 	mu      sync.Mutex
 	queue   []*group // the last one takes more
 	queued  int      // bytes of it
 	failing bool     // the last try failed: nobody waits until all that waits is stored
 	dropped uint64   // since the last block
-	notes   [2]bucket
 	flood   map[flooded]int
 	stats   Stats
 
@@ -141,7 +144,10 @@ type group struct {
 
 // NewWriter makes a writer; Run has to run for anything to be stored.
 func NewWriter(c Config) *Writer {
-	return &Writer{Config: c, wake: make(chan struct{}, 1), kick: make(chan struct{}, 1), chain: Ref{Chain: newChain()}}
+	return &Writer{
+		Config: c, wake: make(chan struct{}, 1), kick: make(chan struct{}, 1), chain: Ref{Chain: newChain()},
+		known: rate.NewLimiter(noteSecond, noteBurst), unknown: rate.NewLimiter(noteSecond, noteBurst),
+	}
 }
 
 // Append records what grants something. When it returns nil the record is stored or, where
@@ -180,28 +186,26 @@ func (w *Writer) Append(ctx context.Context, r Record) error {
 // refused all the time must not fill the disk. Those who showed who they are, and those who
 // did not, take no room from each other.
 func (w *Writer) Note(r Record) {
-	if r.What == Refuse && !w.takes(r) {
+	by := w.unknown
+	if !r.Identity.IsZero() {
+		by = w.known
+	}
+	if r.What == Refuse && !by.AllowN(w.Now(), 1) {
+		w.Count(r.Door, r.Refused)
 		return
 	}
 	_, _ = w.add(r, false)
 }
 
-// takes tells whether a refusal is recorded by itself, and counts it if not.
-func (w *Writer) takes(r Record) bool {
+// Count records one more refusal by its number alone: of those of which there are too many to
+// look at each. It costs next to nothing.
+func (w *Writer) Count(door string, code wire.Code) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	b := &w.notes[0]
-	if !r.Identity.IsZero() {
-		b = &w.notes[1]
-	}
-	if b.take(w.Now()) {
-		return true
-	}
 	if w.flood == nil {
 		w.flood = make(map[flooded]int)
 	}
-	w.flood[flooded{r.Door, r.Refused}]++
-	return false
+	w.flood[flooded{door, code}]++
 }
 
 // flooded is what counted refusals have in common.
@@ -219,22 +223,6 @@ func (w *Writer) counted() {
 	for f, n := range flood {
 		_, _ = w.add(Record{What: Refuse, At: w.Now().UnixMilli(), Door: f.door, Refused: f.code, Count: n, Why: "more than are recorded one by one"}, false)
 	}
-}
-
-// bucket holds what may be noted at once.
-type bucket struct {
-	spent float64
-	last  time.Time
-}
-
-func (b *bucket) take(now time.Time) bool {
-	b.spent = max(0, b.spent-max(0, now.Sub(b.last).Seconds())*noteSecond)
-	b.last = now
-	if b.spent >= noteBurst {
-		return false
-	}
-	b.spent++
-	return true
 }
 
 // add puts a record into the group that becomes a block next.

@@ -49,7 +49,7 @@ func (s *Service) Let(ctx context.Context, r endpoint.Request) endpoint.Response
 	if err != nil {
 		s.disbelieved.Add(1)
 		s.Log.Warn("a caller that is not believed", "request", r.ID, "door", "callout", "error", err)
-		s.refused(r, about{door: "callout"}, wire.BadIdentity, err, 0)
+		s.refused(r, about{door: "callout"}, wire.BadIdentity, err)
 		measuring(ctx).refused(errLogin)
 		// An answer of nothing is a refusal, at once.
 		return endpoint.Response{}

@@ -16,8 +16,9 @@ import (
 type Records interface {
 	// Append records what grants something. An error: nothing may be granted.
 	Append(ctx context.Context, r audit.Record) error
-	// Note records what grants nothing.
+	// Note records what grants nothing; Count does it by its number alone.
 	Note(r audit.Record)
+	Count(door string, code wire.Code)
 }
 
 // record takes note of a credential before it is handed out: what nobody knows of cannot be
@@ -109,11 +110,11 @@ func (a about) attrs() []any {
 }
 
 // refused takes note of a refusal. It has what a changed policy can be held against: who it
-// was, by what, what was asked for, and what the proof gives. count is of how many it is, if not of this one alone.
-func (s *Service) refused(r endpoint.Request, a about, code wire.Code, err error, count int) {
+// was, by what, what was asked for, and what the proof gives.
+func (s *Service) refused(r endpoint.Request, a about, code wire.Code, err error) {
 	s.Records.Note(audit.Record{
 		What: audit.Refuse, At: s.Now().UnixMilli(), Door: a.door, Request: r.ID, Identity: a.who.Identity, User: a.user, Host: a.host,
-		Refused: code, Asked: a.account, Role: a.role, Name: a.name, By: a.who.By, Given: a.who.Name, Count: count, Why: audit.Reason(err.Error()),
+		Refused: code, Asked: a.account, Role: a.role, Name: a.name, By: a.who.By, Given: a.who.Name, Why: audit.Reason(err.Error()),
 	})
 }
 

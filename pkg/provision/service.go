@@ -84,7 +84,7 @@ type Service struct {
 	told                        *limit.Sources // hosts and credentials that are told of a refusal
 	credentials                 *limit.Sources // by which renewals are asked for
 	renewals                    issuer.Renewals
-	limited                     map[string]*limitedLog // by door; the map itself does not change
+	limited                     limitedLog
 	disbelieved                 atomic.Uint64
 	meters                      meters
 	seed                        maphash.Seed // of what credentials are remembered by
@@ -105,17 +105,6 @@ const (
 	toldBurst  = 2000
 	toldSecond = 500
 )
-
-// tooMany logs and records who asks too much, once a second at each door and with how many there
-// were.
-func (s *Service) tooMany(r endpoint.Request, a about, err error) {
-	n := s.limited[a.door].one(s.Now())
-	if n == 0 {
-		return
-	}
-	s.refused(r, a, wire.RateLimited, err, n)
-	s.Log.Info("refused", append([]any{"request", r.ID, "door", a.door, "code", string(wire.RateLimited), "error", err, "limited", n}, a.attrs()...)...)
-}
 
 // limitedLog counts those who were refused for asking too much: a line for each would be a
 // second flood.
@@ -143,10 +132,6 @@ func (l *limitedLog) one(now time.Time) int {
 func New(c Config) *Service {
 	s := &Service{Config: c, replays: newReplays(), seed: maphash.MakeSeed()}
 	s.methods = append(authn.Methods{authn.Open{}, authn.AccessKeys{Find: c.Ledger.AccessKey}, authn.Invites{Redeem: s.redeem, Redeemed: c.Ledger.Redeemed}}, c.Methods...)
-	s.limited = make(map[string]*limitedLog, doors)
-	for d := range doors {
-		s.limited[d.String()] = new(limitedLog)
-	}
 	s.terms.Store(&terms{})
 	for _, by := range []**limit.Sources{&s.hosts, &s.lookers, &s.members, &s.callers} {
 		*by = limit.New(func() limit.Rate { return s.rate(policy.Policy.Host) })
@@ -252,7 +237,7 @@ func (s *Service) admit(door string, by *limit.Sources, what string) func(endpoi
 		case s.told.Take(source, s.Now()) > 0:
 			// To tell somebody ten thousand times a second is what keeps others waiting; and so
 			// would a record of each.
-			s.tooMany(r, asks, werr)
+			s.Records.Count(door, werr.Code)
 			return endpoint.Response{Silent: true}, false
 		default:
 			return s.refuse(r, asks, ident.SealKey{}, werr), false
@@ -598,11 +583,16 @@ func (s *Service) refuse(r endpoint.Request, a about, to ident.SealKey, err erro
 	}
 	told := *werr
 	told.RequestID = r.ID
+	s.refused(r, a, told.Code, err)
+	attrs := append([]any{"request", r.ID, "door", a.door, "code", string(told.Code), "error", err}, a.attrs()...)
+	limited := 0
 	if told.Code == wire.RateLimited {
-		s.tooMany(r, a, err)
-	} else {
-		s.refused(r, a, told.Code, err, 0)
-		s.Log.Info("refused", append([]any{"request", r.ID, "door", a.door, "code", string(told.Code), "error", err}, a.attrs()...)...)
+		if limited = s.limited.one(s.Now()); limited > 0 {
+			attrs = append(attrs, "limited", limited)
+		}
+	}
+	if told.Code != wire.RateLimited || limited > 0 {
+		s.Log.Info("refused", attrs...)
 	}
 	resp := s.answer(to, &told)
 	resp.Err = &told

@@ -85,6 +85,7 @@ type taken struct {
 	mu      sync.Mutex
 	all     []audit.Record // of credentials
 	refused []audit.Record
+	counted int           // refusals by their number alone
 	hold    chan struct{} // if any, no record is taken before it is closed
 	fail    error         // what records of credentials get
 }
@@ -105,6 +106,12 @@ func (r *taken) Note(rec audit.Record) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.refused = append(r.refused, rec)
+}
+
+func (r *taken) Count(string, wire.Code) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.counted++
 }
 
 // line gives a record as it is stored.
