@@ -23,9 +23,6 @@ import (
 // it, without a restart, and gone again when that is taken back. Who is told of it is doctor's
 // reader.
 func TestTutorialDoor(t *testing.T) {
-	if raceEnabled {
-		t.Skip("apply updates streams, and nats-server 2.15.2 races with itself over their sources then")
-	}
 	w := newWorld(t, false)
 	file := w.Up.Platform.Dir.File()
 	before := must(os.ReadFile(file))
