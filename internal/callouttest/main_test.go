@@ -4,11 +4,9 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -29,7 +27,7 @@ var shared *uptest.Platform
 // What it logs.
 //
 //nolint:gochecknoglobals // as the platform
-var log record
+var log uptest.Log
 
 // The provider that it knows.
 //
@@ -62,49 +60,13 @@ accounts:
         subscribe: {allow: ["orders.>"]}
 `
 
-func TestMain(m *testing.M) { os.Exit(run(m)) }
-
-func run(m *testing.M) (code int) {
-	fail := func(err error) {
-		if err != nil {
-			fmt.Fprintln(os.Stderr, "FAIL:", err)
-			code = 1
-		}
-	}
-	dir, err := os.MkdirTemp("", "callouttest-*")
-	if err != nil {
-		fail(err)
-		return code
-	}
-	defer func() { fail(os.RemoveAll(dir)) }()
-	corp = newLogin()
-	if shared, err = uptest.Start(dir, uptest.Options{Regions: []string{"ams", "sfo"}, More: strings.ReplaceAll(more, "CORP", corp.Issuer()), Log: &log}); err != nil {
-		fail(err)
-		return code
-	}
-	code = m.Run()
-	fail(shared.Close())
-	corp.server.Close()
-	fail(uptest.Leaks())
-	return code
-}
-
-// record is a log that a test reads while others write.
-type record struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (r *record) Write(p []byte) (int, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.buf.Write(p)
-}
-
-func (r *record) String() string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.buf.String()
+func TestMain(m *testing.M) {
+	os.Exit(uptest.Main(m, func(dir string) (stop func() error, err error) {
+		corp = newLogin()
+		stop = func() error { corp.server.Close(); return shared.Close() }
+		shared, err = uptest.Start(dir, uptest.Options{Regions: []string{"ams", "sfo"}, More: strings.ReplaceAll(more, "CORP", corp.Issuer()), Log: &log})
+		return stop, err
+	}))
 }
 
 // setup runs nscsetup on the platform and gives what it writes.
@@ -182,12 +144,13 @@ func comesIn(t testing.TB, o ...nats.Option) *nats.Conn {
 			return nc
 		}
 		if !errors.Is(err, nats.ErrAuthorization) || wait.For(ctx, 20*time.Millisecond) != nil {
-			t.Fatalf("%v\n%s", err, log.tail())
+			t.Fatalf("%v\n%s", err, tail())
 		}
 	}
 }
 
-func (r *record) tail() string {
-	s := r.String()
+// tail is the end of what was logged.
+func tail() string {
+	s := log.String()
 	return s[max(0, len(s)-3000):]
 }

@@ -49,7 +49,7 @@ func out(t *testing.T, what string, closed <-chan struct{}) {
 	select {
 	case <-closed:
 	case <-time.After(20 * time.Second):
-		t.Fatalf("%s: it stays\n%s", what, log.tail())
+		t.Fatalf("%s: it stays\n%s", what, tail())
 	}
 }
 

@@ -87,38 +87,24 @@ accounts:
         connection_types: [STANDARD, LEAFNODE]
 `
 
-func TestMain(m *testing.M) { os.Exit(run(m)) }
-
-func run(m *testing.M) (code int) {
-	fail := func(err error) {
-		if err != nil {
-			fmt.Fprintln(os.Stderr, "FAIL:", err)
-			code = 1
+func TestMain(m *testing.M) {
+	os.Exit(uptest.Main(m, func(dir string) (stop func() error, err error) {
+		if shared, err = uptest.Start(dir, uptest.Options{Log: &log, Leaf: true}); err != nil {
+			return nil, err
 		}
-	}
-	dir, err := os.MkdirTemp("", "identitytest-*")
-	if err != nil {
-		fail(err)
-		return code
-	}
-	defer func() { fail(os.RemoveAll(dir)) }()
-	if shared, err = uptest.Start(dir, uptest.Options{Log: &log, Leaf: true}); err != nil {
-		fail(err)
-		return code
-	}
-	corp, ci, flaky = newLogin(), newLogin(), newLogin()
-	text := strings.NewReplacer("CORP", corp.Issuer(), "CI", ci.Issuer(), "FLAKY", flaky.Issuer()).Replace(more)
-	if err := extend(text); err != nil {
-		fail(errors.Join(err, shared.Close()))
-		return code
-	}
-	code = m.Run()
-	fail(shared.Close())
-	for _, l := range []*login{corp, ci, flaky} {
-		l.server.Close()
-	}
-	fail(uptest.Leaks())
-	return code
+		corp, ci, flaky = newLogin(), newLogin(), newLogin()
+		stop = func() error {
+			for _, l := range []*login{corp, ci, flaky} {
+				defer l.server.Close()
+			}
+			return shared.Close()
+		}
+		text := strings.NewReplacer("CORP", corp.Issuer(), "CI", ci.Issuer(), "FLAKY", flaky.Issuer()).Replace(more)
+		if err := extend(text); err != nil {
+			return nil, errors.Join(err, stop())
+		}
+		return stop, nil
+	}))
 }
 
 // extend adds to the platform file, brings it into force, and waits until every region's

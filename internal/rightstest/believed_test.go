@@ -356,7 +356,7 @@ func junkInHomesBucket(t *testing.T, p past) {
 
 // hasLog tells whether one line of the log has all of the words.
 func hasLog(words ...string) bool {
-	for line := range bytes.Lines(logs.bytes()) {
+	for line := range bytes.Lines(logs.Bytes()) {
 		if !slices.ContainsFunc(words, func(w string) bool { return !bytes.Contains(line, []byte(w)) }) {
 			return true
 		}

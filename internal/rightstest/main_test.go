@@ -10,8 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"slices"
-	"sync"
 	"testing"
 	"time"
 
@@ -37,35 +35,21 @@ import (
 //nolint:gochecknoglobals // nine servers are started once, in TestMain
 var (
 	shared *uptest.Platform
-	logs   journal
+	logs   uptest.Log
 )
 
-func TestMain(m *testing.M) { os.Exit(run(m)) }
-
-func run(m *testing.M) (code int) {
-	fail := func(err error) {
-		if err != nil {
-			fmt.Fprintln(os.Stderr, "FAIL:", err)
-			code = 1
+func TestMain(m *testing.M) {
+	os.Exit(uptest.Main(m, func(dir string) (stop func() error, err error) {
+		if shared, err = uptest.Start(dir, uptest.Options{Log: &logs}); err != nil {
+			return nil, err
 		}
-	}
-	dir, err := os.MkdirTemp("", "rightstest-*")
-	if err != nil {
-		fail(err)
-		return code
-	}
-	defer func() { fail(os.RemoveAll(dir)) }()
-	if shared, err = uptest.Start(dir, uptest.Options{Log: &logs}); err != nil {
-		fail(err)
-		return code
-	}
-	fail(mirrored())
-	code = m.Run()
-	fail(shared.Close())
-	fail(uptest.Leaks())
-	// After everything that happened here: no log is a place for a secret.
-	fail(noSecrets("the log", logs.bytes()))
-	return code
+		// After everything that happened here: no log is a place for a secret.
+		stop = func() error { return errors.Join(shared.Close(), noSecrets("the log", logs.Bytes())) }
+		if err := mirrored(); err != nil {
+			return nil, errors.Join(err, stop())
+		}
+		return stop, nil
+	}))
 }
 
 // mirrored waits until every region's mirror has what home has decided.
@@ -95,24 +79,6 @@ func mirrored() error {
 		}
 	}
 	return nil
-}
-
-// journal keeps what is logged.
-type journal struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (j *journal) Write(p []byte) (int, error) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.buf.Write(p)
-}
-
-func (j *journal) bytes() []byte {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return slices.Clone(j.buf.Bytes())
 }
 
 // seeds matches every nkey seed, of whatever kind.
