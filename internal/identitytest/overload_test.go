@@ -108,6 +108,7 @@ func TestFlood(t *testing.T) {
 	for i := range 2 * users {
 		select {
 		case c := <-creds:
+			t.Logf("renewal %d took %s", i, c.Took)
 			if was := proven[c.User.Key]; was.IsZero() || !c.User.Proven.Equal(was) {
 				t.Errorf("renewal %d came too late: proved at %s, and not at %s", i, c.User.Proven, was)
 			}

@@ -11,7 +11,6 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/herald-nats/herald/internal/natsconn"
-	"github.com/herald-nats/herald/internal/wait"
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/keystore"
 	"github.com/herald-nats/herald/pkg/subject"
@@ -335,74 +334,122 @@ func (p *Platform) accept(data []byte, key ident.UserKey, w Wish) (Credential, e
 	return Credential{JWT: a.JWT, User: u, Expires: now.Add(life), RenewAt: now.Add(renew), Region: a.Region, Issuer: a.Issuer}, nil
 }
 
-// ask sends a request and takes the first answer that is believed, in short
-// tries until the context ends. What is not believed is passed over: a stolen
-// issuer may answer first.
+// ask sends a request and takes the first answer that is believed, in short tries until the
+// context ends. The answer may be to an earlier try than the last: an issuer that is slow
+// is not asked in vain for ever. What is not believed is passed over: a stolen issuer may
+// answer first.
 func ask(ctx context.Context, nc *nats.Conn, build func() (*nats.Msg, error), take func(*nats.Msg) error) error {
-	last := ErrUnreachable
-	for patience := firstTry; ; patience = min(2*patience, lastTry) {
-		m, err := build()
-		if err != nil {
-			return err
+	var (
+		last     = ErrUnreachable
+		answers  = make(chan *nats.Msg, maxAnswers)
+		tries    []*nats.Subscription // that may still be answered
+		patience = firstTry
+		again    = time.NewTimer(0)
+	)
+	defer again.Stop()
+	defer func() {
+		for _, sub := range tries {
+			_ = sub.Unsubscribe() // fails only if the connection is gone
 		}
-		err = try(ctx, nc, m, patience, take)
-		var refused *wire.Error
-		switch {
-		case err == nil:
-			return nil
-		case errors.As(err, &refused) && refused.RetryAfterMS == 0:
-			return refused
-		case errors.As(err, &refused):
-			last = refused
-			err = wait.For(ctx, refused.RetryAfter())
-		case !errors.Is(err, context.DeadlineExceeded):
-			last = fmt.Errorf("%w: %w", ErrUnreachable, err)
-			err = wait.For(ctx, patience/4)
-		}
-		if ctx.Err() != nil {
-			if errors.Is(err, context.Canceled) {
-				return fmt.Errorf("asking for a credential: %w", err)
+	}()
+	for {
+		select {
+		case <-ctx.Done():
+			if errors.Is(ctx.Err(), context.Canceled) {
+				return fmt.Errorf("asking for a credential: %w", ctx.Err())
 			}
 			return last
+		case <-again.C:
+			m, err := build()
+			if err != nil {
+				return err
+			}
+			if len(tries) == maxTries {
+				_ = tries[0].Unsubscribe()
+				tries = tries[1:]
+			}
+			sub, err := send(nc, m, answers)
+			if err != nil {
+				last = fmt.Errorf("%w: %w", ErrUnreachable, err)
+				again.Reset(patience / 4)
+				continue
+			}
+			tries = append(tries, sub)
+			again.Reset(patience)
+			patience = min(2*patience, lastTry)
+		case m := <-answers:
+			err := read(m, take)
+			var refused *wire.Error
+			switch {
+			case err == nil:
+				return nil
+			case errors.As(err, &refused) && refused.RetryAfterMS == 0:
+				return refused
+			case errors.As(err, &refused):
+				last = refused
+				again.Reset(refused.RetryAfter())
+			default:
+				last = fmt.Errorf("%w: %w", ErrUnreachable, err)
+				if errors.Is(err, nats.ErrNoResponders) {
+					again.Reset(patience / 4)
+				}
+			}
 		}
 	}
 }
 
-// try asks once. Each try has an inbox of its own: all guests see where others
+const (
+	// maxTries bounds those of one request that are waited for: each is a subscription, of
+	// which a role may have few.
+	maxTries   = 4
+	maxAnswers = 64
+)
+
+// send asks once. Each try has an inbox of its own: all guests see where others
 // are answered, and one who saw the answer to this try cannot aim at the next.
-func try(ctx context.Context, nc *nats.Conn, m *nats.Msg, patience time.Duration, take func(*nats.Msg) error) error {
+func send(nc *nats.Conn, m *nats.Msg, answers chan *nats.Msg) (*nats.Subscription, error) {
 	m.Reply = nc.NewInbox()
-	sub, err := nc.SubscribeSync(m.Reply)
+	sub, err := nc.ChanSubscribe(m.Reply, answers)
 	if err != nil {
-		return fmt.Errorf("subscribing for an answer: %w", err)
+		return nil, fmt.Errorf("subscribing for an answer: %w", err)
 	}
-	defer func() { _ = sub.Unsubscribe() }() // fails only if the connection is gone
 	if err := nc.PublishMsg(m); err != nil {
-		return fmt.Errorf("asking: %w", err)
+		_ = sub.Unsubscribe()
+		return nil, fmt.Errorf("asking: %w", err)
 	}
-	return receive(ctx, sub, patience, take)
+	return sub, nil
 }
 
-func receive(ctx context.Context, sub *nats.Subscription, patience time.Duration, take func(*nats.Msg) error) error {
+func read(m *nats.Msg, take func(*nats.Msg) error) error {
+	if strings.HasPrefix(m.Header.Get("Status"), "503") && len(m.Data) == 0 {
+		return nats.ErrNoResponders
+	}
+	return take(m)
+}
+
+// try asks once, and gives why nothing was believed in time.
+func try(ctx context.Context, nc *nats.Conn, m *nats.Msg, patience time.Duration, take func(*nats.Msg) error) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	var unbelieved error
+	answers := make(chan *nats.Msg, maxAnswers)
+	sub, err := send(nc, m, answers)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = sub.Unsubscribe() }()
 	for {
-		m, err := sub.NextMsgWithContext(ctx)
-		if err != nil {
-			if unbelieved != nil {
-				return unbelieved
+		select {
+		case <-ctx.Done():
+			if err == nil {
+				err = ctx.Err()
 			}
 			return fmt.Errorf("waiting for an answer: %w", err)
+		case m := <-answers:
+			err = read(m, take)
+			var refused *wire.Error
+			if err == nil || errors.As(err, &refused) || errors.Is(err, nats.ErrNoResponders) {
+				return err
+			}
 		}
-		if m.Header.Get("Status") != "" && strings.HasPrefix(m.Header.Get("Status"), "503") && len(m.Data) == 0 {
-			return nats.ErrNoResponders
-		}
-		err = take(m)
-		var refused *wire.Error
-		if err == nil || errors.As(err, &refused) {
-			return err
-		}
-		unbelieved = err
 	}
 }

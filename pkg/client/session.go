@@ -258,7 +258,12 @@ func (s *Session) renewLoop(ctx context.Context) {
 			return
 		}
 		if err != nil {
+			// While the credential lives nobody sleeps through its end.
+			left := c.Expires.Sub(s.cfg.Platform.now())
 			backoff = min(2*backoff, maxRetry)
+			if left > 0 {
+				backoff = min(backoff, max(left/4, firstRetry))
+			}
 			s.cfg.Log.Warn("the credential is not renewed yet", "expires", c.Expires, "error", err)
 			continue
 		}
@@ -296,11 +301,15 @@ func (s *Session) due(ctx context.Context, at time.Time) bool {
 const (
 	firstRetry = 500 * time.Millisecond
 	maxRetry   = 15 * time.Second
-	renewWait  = 4 * time.Second
+	// How long an answer is waited for: where the credential lives for long, an issuer has
+	// time to be slow.
+	renewWait    = 4 * time.Second
+	maxRenewWait = 15 * time.Second
 )
 
 func (s *Session) renew(ctx context.Context, c Credential) (Credential, error) {
-	ctx, cancel := context.WithTimeout(ctx, renewWait)
+	left := c.Expires.Sub(s.cfg.Platform.now())
+	ctx, cancel := context.WithTimeout(ctx, min(max(left/2, renewWait), maxRenewWait))
 	defer cancel()
 	if s.Conn.IsConnected() && s.cfg.Platform.now().Before(c.Expires) {
 		next, err := s.renewInside(ctx, c)
