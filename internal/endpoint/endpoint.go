@@ -23,10 +23,7 @@ import (
 )
 
 const (
-	// maxInFlight bounds the requests that were accepted on one connection and are not
-	// answered: what is accepted is to be answered within a tenth of a second.
-	maxInFlight = 256
-	maxWork     = 4 * time.Second // for a server to answer
+	maxWork = 4 * time.Second // for a server to answer
 	// MaxWait bounds what a request waits for: clients have given up by then.
 	MaxWait = 4 * time.Second
 	// What waits to be looked at, of one endpoint. nats.go would keep half a million, behind
@@ -80,7 +77,7 @@ type Server struct {
 	working sync.WaitGroup // requests that were accepted
 	hands   sync.WaitGroup // who works on them
 	jobs    chan job
-	slots   chan struct{}
+	gate    gate
 }
 
 // Serve registers the endpoints as a micro service of that name, so that
@@ -139,7 +136,7 @@ func ServeQuiet(nc *nats.Conn, queue string, endpoints []Endpoint) (*Server, err
 
 func newServer(nc *nats.Conn) *Server {
 	ctx, cancel := context.WithCancel(context.Background())
-	return &Server{nc: nc, ctx: ctx, cancel: cancel, jobs: make(chan job), slots: make(chan struct{}, maxInFlight)}
+	return &Server{nc: nc, ctx: ctx, cancel: cancel, jobs: make(chan job)}
 }
 
 // ready ends the registration: once the server has seen the subscriptions the
@@ -187,9 +184,7 @@ func (s *Server) take(e Endpoint, r request) {
 			return
 		}
 	}
-	select {
-	case s.slots <- struct{}{}:
-	default:
+	if !s.gate.enter(time.Now(), e.Waits) {
 		e.Meter.full()
 		busy := wire.Errorf(wire.Unavailable, "ask again in a moment", "too many requests at once")
 		busy.RetryAfterMS, busy.RequestID = 500, id
@@ -219,12 +214,13 @@ type job struct {
 }
 
 // hand works on one request after another until the server is drained. There are as many as
-// there were requests at once, maxInFlight at most: one that stays has its stack, which each
+// there were requests at once, burst at most: one that stays has its stack, which each
 // new one would have to grow first.
 func (s *Server) hand(j job) {
 	for {
-		s.work(j)
-		<-s.slots
+		resp := s.work(j)
+		s.gate.leave() // first: who reads the answer may ask at once
+		s.respond(j.from, j.request.ID, resp)
 		j.endpoint.Meter.working(-1)
 		s.working.Done()
 		select {
@@ -235,14 +231,14 @@ func (s *Server) hand(j job) {
 	}
 }
 
-func (s *Server) work(j job) {
+func (s *Server) work(j job) Response {
+	ctx := s.ctx
 	if j.endpoint.Waits {
-		ctx, cancel := context.WithTimeout(s.ctx, MaxWait)
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, MaxWait)
 		defer cancel()
-		s.respond(j.from, j.request.ID, j.endpoint.Handler(ctx, j.request))
-		return
 	}
-	s.respond(j.from, j.request.ID, j.endpoint.Handler(s.ctx, j.request))
+	return j.endpoint.Handler(ctx, j.request)
 }
 
 func (s *Server) respond(r request, id string, resp Response) {

@@ -42,9 +42,7 @@ func TestBusy(t *testing.T) {
 	}
 	s := newServer(nc)
 	defer s.cancel()
-	for range cap(s.slots) {
-		s.slots <- struct{}{}
-	}
+	s.gate.n = burst
 	meter := new(Meter)
 	s.take(Endpoint{Meter: meter}, plain{&nats.Msg{Reply: reply}})
 	if m := meter.Read(); m != (Metered{Busy: 1}) {
@@ -105,9 +103,7 @@ func TestAdmit(t *testing.T) {
 			t.Errorf("%s: %+v %v", c.body, m, err)
 		}
 	}
-	for range cap(s.slots) - len(s.slots) {
-		s.slots <- struct{}{}
-	}
+	s.gate.n = burst
 	s.take(e, plain{&nats.Msg{Reply: "_R_.busy", Data: []byte("one too many")}})
 	if m, err := sub.NextMsg(10 * time.Second); err != nil || m.Header.Get(wire.HeaderErrorCode) != "429" {
 		t.Errorf("without a free hand: %+v %v", m, err)

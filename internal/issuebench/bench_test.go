@@ -311,7 +311,7 @@ func atLeast(b *testing.B, ratio, bounds map[string]float64) {
 }
 
 // paced is how long requests come at a rate.
-const paced = 5 * time.Second
+const paced = 10 * time.Second
 
 // BenchmarkPace asks at rates, and not as fast as it is answered: at 2,300 requests a second, at
 // a tenth of the rate that was measured just before, and at three times that rate. Times
