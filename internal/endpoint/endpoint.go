@@ -60,8 +60,11 @@ type Endpoint struct {
 	// refuses, with that answer, takes nobody's place. It must be quick: whoever sends as much
 	// as they can is kept from all others here. nil admits all.
 	Admit func(Request) (refusal Response, ok bool)
-	// Waits: the handler waits for others most of its time. Its context ends after MaxWait;
-	// others bound themselves what they wait for.
+	// Busy is told of each request for which there is no room, with the refusal that all get
+	// then, and gives what is answered. It must be quick. nil: the refusal as JSON.
+	Busy func(Request, *wire.Error) Response
+	// Waits: the handler waits for others most of its time. Its context ends after MaxWait.
+	// Others call Waiting, and bound themselves what they wait for.
 	Waits bool
 	// Meter counts what becomes of requests before and while they are at work; nil counts
 	// nothing. It may be used again for the next server of the same endpoint.
@@ -74,10 +77,12 @@ type Server struct {
 	stop    func() error
 	ctx     context.Context //nolint:containedctx // the life of the requests at work
 	cancel  context.CancelFunc
+	mu      sync.Mutex
+	ended   bool
 	working sync.WaitGroup // requests that were accepted
 	hands   sync.WaitGroup // who works on them
 	jobs    chan job
-	gate    gate
+	gate    *gate
 }
 
 // Serve registers the endpoints as a micro service of that name, so that
@@ -135,8 +140,9 @@ func ServeQuiet(nc *nats.Conn, queue string, endpoints []Endpoint) (*Server, err
 }
 
 func newServer(nc *nats.Conn) *Server {
-	ctx, cancel := context.WithCancel(context.Background())
-	return &Server{nc: nc, ctx: ctx, cancel: cancel, jobs: make(chan job)}
+	g := newGate()
+	ctx, cancel := context.WithCancel(context.WithValue(context.Background(), gateKey{}, g))
+	return &Server{nc: nc, ctx: ctx, cancel: cancel, jobs: make(chan job), gate: g}
 }
 
 // ready ends the registration: once the server has seen the subscriptions the
@@ -184,26 +190,40 @@ func (s *Server) take(e Endpoint, r request) {
 			return
 		}
 	}
-	if !s.gate.enter(time.Now(), e.Waits) {
+	if !s.gate.enter(time.Now()) {
 		e.Meter.full()
 		busy := wire.Errorf(wire.Unavailable, "ask again in a moment", "too many requests at once")
 		busy.RetryAfterMS, busy.RequestID = 500, id
-		// Nothing of the request was read: there is no key to seal to.
-		body, err := json.Marshal(busy)
-		if err != nil {
-			body = nil // a value of our own: this cannot happen
-		}
-		s.respond(r, id, Response{Body: body, Err: busy})
+		s.respond(r, id, e.busy(req, busy))
+		return
+	}
+	s.begin(job{e, r, req})
+}
+
+// begin gives a request to a hand that is free, or to one more. Once nobody waits for those at
+// work any more, it is dropped: its connection is gone, or was given up.
+func (s *Server) begin(j job) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended {
+		s.gate.leave()
 		return
 	}
 	s.working.Add(1)
-	e.Meter.working(1)
-	j := job{e, r, req}
+	j.endpoint.Meter.working(1)
 	select {
 	case s.jobs <- j:
 	default:
 		s.hands.Go(func() { s.hand(j) })
 	}
+}
+
+// end has the hands go, and no more of them come.
+func (s *Server) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ended = true
+	s.cancel()
 }
 
 // job is one request that was accepted.
@@ -218,9 +238,8 @@ type job struct {
 // new one would have to grow first.
 func (s *Server) hand(j job) {
 	for {
-		resp := s.work(j)
-		s.gate.leave() // first: who reads the answer may ask at once
-		s.respond(j.from, j.request.ID, resp)
+		s.work(j)
+		s.gate.leave()
 		j.endpoint.Meter.working(-1)
 		s.working.Done()
 		select {
@@ -231,14 +250,28 @@ func (s *Server) hand(j job) {
 	}
 }
 
-func (s *Server) work(j job) Response {
+func (s *Server) work(j job) {
 	ctx := s.ctx
 	if j.endpoint.Waits {
+		defer Waiting(ctx)()
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, MaxWait)
 		defer cancel()
 	}
-	return j.endpoint.Handler(ctx, j.request)
+	s.respond(j.from, j.request.ID, j.endpoint.Handler(ctx, j.request))
+}
+
+// busy is what one gets for whom there is no room.
+func (e Endpoint) busy(r Request, refusal *wire.Error) Response {
+	if e.Busy != nil {
+		return e.Busy(r, refusal)
+	}
+	// Nothing of the request was read: there is no key to seal to.
+	body, err := json.Marshal(refusal)
+	if err != nil {
+		body = nil // a value of our own: this cannot happen
+	}
+	return Response{Body: body, Err: refusal}
 }
 
 func (s *Server) respond(r request, id string, resp Response) {
@@ -267,7 +300,7 @@ func (s *Server) respond(r request, id string, resp Response) {
 // the answers have reached the server, or with an error when ctx ends first.
 func (s *Server) Drain(ctx context.Context) error {
 	defer s.hands.Wait()
-	defer s.cancel()
+	defer s.end()
 	if err := s.stop(); err != nil && !s.nc.IsClosed() {
 		return fmt.Errorf("stopping the service: %w", err)
 	}
@@ -289,7 +322,7 @@ func (s *Server) Drain(ctx context.Context) error {
 	select {
 	case <-done:
 	case <-ctx.Done():
-		s.cancel() // the handlers end at once, and with them the goroutine above
+		s.end() // the handlers end at once, and with them the goroutine above
 		<-done
 		return fmt.Errorf("answering the last requests: %w", ctx.Err())
 	}

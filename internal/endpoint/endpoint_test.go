@@ -42,7 +42,9 @@ func TestBusy(t *testing.T) {
 	}
 	s := newServer(nc)
 	defer s.cancel()
+	s.gate.mu.Lock()
 	s.gate.n = burst
+	s.gate.mu.Unlock()
 	meter := new(Meter)
 	s.take(Endpoint{Meter: meter}, plain{&nats.Msg{Reply: reply}})
 	if m := meter.Read(); m != (Metered{Busy: 1}) {
@@ -103,7 +105,9 @@ func TestAdmit(t *testing.T) {
 			t.Errorf("%s: %+v %v", c.body, m, err)
 		}
 	}
+	s.gate.mu.Lock()
 	s.gate.n = burst
+	s.gate.mu.Unlock()
 	s.take(e, plain{&nats.Msg{Reply: "_R_.busy", Data: []byte("one too many")}})
 	if m, err := sub.NextMsg(10 * time.Second); err != nil || m.Header.Get(wire.HeaderErrorCode) != "429" {
 		t.Errorf("without a free hand: %+v %v", m, err)

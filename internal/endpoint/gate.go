@@ -1,6 +1,7 @@
 package endpoint
 
 import (
+	"context"
 	"runtime"
 	"sync"
 	"time"
@@ -8,45 +9,47 @@ import (
 
 // gate bounds the requests that are at work: each takes longer the more there are, and what
 // is accepted is to be answered within a tenth of a second. Many may come at one moment, as
-// after a pause of the machine or when a region's users move here; but who comes once such a
-// rush lasts for longer than that comes faster than can be answered, and then fewer are let
-// in until it is over.
+// after a pause of the machine or when a region's users move here; but where such a rush
+// lasts they come faster than can be answered, and then fewer are let in until it is over.
+// Requests that wait for somebody else count among all, and make no rush.
 type gate struct {
-	mu    sync.Mutex
-	n     int
-	began time.Time // of the rush
-	last  time.Time // when there were last as many as may stay, or more
+	standing int // how many may be at work for as long as it lasts
+
+	mu       sync.Mutex
+	n, waits int       // all, and those of them that wait
+	began    time.Time // of the rush
+	last     time.Time // when there were last more than half of standing
 }
 
 const (
-	// burst is how many are at work at most.
+	// burst is how many there are at most.
 	burst = 256
-	// patience is for how long a rush is met by burst. It is over after calm.
-	patience = 50 * time.Millisecond
-	calm     = 100 * time.Millisecond
+	// patience is for how long a rush is met by burst. It is over once there were few for calm.
+	patience = 100 * time.Millisecond
+	calm     = 50 * time.Millisecond
 	// perProcessor is how many of those that are let in after that there are for each processor,
-	// and leastAtWork how many in any case. With 36 for each of two that three servers share, the
-	// slowest of a hundred took half as long as with 128, and at 2,300/s nobody was refused.
-	perProcessor = 36
+	// and leastAtWork how many in any case. docs/performance.md has what other numbers did.
+	perProcessor = 48
 	leastAtWork  = 64
 )
 
-// standing is how many may be at work for as long as it lasts.
-func standing() int { return min(max(perProcessor*runtime.GOMAXPROCS(0), leastAtWork), burst) }
+func newGate() *gate {
+	return &gate{standing: min(max(perProcessor*runtime.GOMAXPROCS(0), leastAtWork), burst/2)}
+}
 
-// enter tells whether one more may be at work, and counts it then. One that only waits for
-// others slows nobody down, and no rush is made of those.
-func (g *gate) enter(now time.Time, waits bool) bool {
+// enter tells whether one more may be at work, and counts it then.
+func (g *gate) enter(now time.Time) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.n >= standing() {
+	working := g.n - g.waits
+	if working > g.standing/2 {
 		if now.Sub(g.last) > calm {
 			g.began = now
 		}
 		g.last = now
-		if g.n >= burst || !waits && now.Sub(g.began) > patience {
-			return false
-		}
+	}
+	if g.n >= burst || working >= g.standing && now.Sub(g.began) > patience {
+		return false
 	}
 	g.n++
 	return true
@@ -57,4 +60,25 @@ func (g *gate) leave() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.n--
+}
+
+func (g *gate) wait(more int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.waits += more
+}
+
+type gateKey struct{}
+
+// Waiting tells that a Handler, whose context it is, waits for somebody else from now on, and
+// others can work meanwhile. over is to be called when that is over. However many wait, they
+// are to leave room for others: all together they have no more than burst. With any other
+// context it does nothing.
+func Waiting(ctx context.Context) (over func()) {
+	g, ok := ctx.Value(gateKey{}).(*gate)
+	if !ok {
+		return func() {}
+	}
+	g.wait(1)
+	return func() { g.wait(-1) }
 }

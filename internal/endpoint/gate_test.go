@@ -1,6 +1,7 @@
 package endpoint
 
 import (
+	"context"
 	"testing"
 	"time"
 )
@@ -8,7 +9,7 @@ import (
 // let is how many of so many that come at once are let in.
 func let(g *gate, n int, now time.Time) (in int) {
 	for range n {
-		if g.enter(now, false) {
+		if g.enter(now) {
 			in++
 		}
 	}
@@ -25,33 +26,34 @@ func leave(g *gate, n int) {
 // than it is answered only as long as it is few, until that has been over for a moment.
 func TestGate(t *testing.T) {
 	t.Parallel()
+	const few = 100
 	now := time.Unix(1790000000, 0)
-	g := &gate{}
+	g := &gate{standing: few}
 	if in := let(g, 2*burst, now); in != burst {
 		t.Fatalf("%d at once are let in, and not %d", in, burst)
 	}
 	// They are answered, and for each come two.
-	now = now.Add(patience)
-	leave(g, 1)
-	if in := let(g, 1, now); in != 1 {
-		t.Error("the rush lasts for no longer than patience, and its last is not let in")
+	until := now.Add(patience)
+	for now.Before(until) {
+		now = now.Add(time.Millisecond)
+		leave(g, 10)
+		if in := let(g, 20, now); in != 10 {
+			t.Fatalf("%d are let in at %s, while patience lasts, and there is room for 10", in, now)
+		}
 	}
 	for range 100 {
 		now = now.Add(time.Millisecond)
 		leave(g, 10)
 		let(g, 20, now)
 	}
-	if g.n != standing() {
-		t.Errorf("%d stay at work while it lasts, and not %d", g.n, standing())
+	if g.n != few {
+		t.Errorf("%d stay at work while it lasts, and not %d", g.n, few)
 	}
 	// Even if all are answered in between, it is not over at once.
 	leave(g, g.n)
 	now = now.Add(calm / 2)
-	if in := let(g, burst, now); in != standing() {
-		t.Errorf("%d are let in while it lasts, and not %d", in, standing())
-	}
-	if !g.enter(now, true) {
-		t.Error("one that only waits is not let in")
+	if in := let(g, burst, now); in != few {
+		t.Errorf("%d are let in while it lasts, and not %d", in, few)
 	}
 	leave(g, g.n)
 	now = now.Add(calm + time.Millisecond)
@@ -59,12 +61,44 @@ func TestGate(t *testing.T) {
 		t.Errorf("after a moment without a rush %d are let in, and not %d", in, burst)
 	}
 	leave(g, g.n)
-	// As many as may stay never make a rush.
-	for range 1000 {
-		now = now.Add(time.Millisecond)
-		if in := let(g, standing(), now); in != standing() {
-			t.Fatalf("%d of %d are let in", in, standing())
+	// Many at one moment and then nobody is no rush that lasts, however often it happens.
+	for range 100 {
+		now = now.Add(2 * calm)
+		if in := let(g, burst, now); in != burst {
+			t.Fatalf("%d of %d are let in", in, burst)
 		}
-		leave(g, standing())
+		leave(g, burst)
 	}
+}
+
+// TestWaiting: those who wait for somebody else keep nobody out, until there is no room at all.
+func TestWaiting(t *testing.T) {
+	t.Parallel()
+	const few = 50
+	now := time.Unix(1790000000, 0)
+	g := &gate{standing: few}
+	ctx := context.WithValue(t.Context(), gateKey{}, g)
+	let(g, 2*few, now)
+	var over []func()
+	for range 2 * few {
+		over = append(over, Waiting(ctx))
+	}
+	for range 2 * patience / time.Millisecond {
+		now = now.Add(time.Millisecond)
+		if in := let(g, few/2, now); in != few/2 {
+			t.Fatalf("%d are let in beside those who wait", in)
+		}
+		leave(g, few/2)
+	}
+	if in := let(g, burst, now); in != burst-2*few {
+		t.Errorf("%d are let in at once, and there is room for %d", in, burst-2*few)
+	}
+	leave(g, burst-2*few)
+	for _, f := range over {
+		f()
+	}
+	if g.waits != 0 || g.n != 2*few {
+		t.Errorf("%d at work, %d wait", g.n, g.waits)
+	}
+	Waiting(t.Context())() // of no server's request
 }

@@ -156,6 +156,9 @@ func NewWriter(c Config) *Writer {
 func (w *Writer) Append(ctx context.Context, r Record) error {
 	required := w.Required()
 	g, err := w.add(r, required)
+	if err == nil && !required && w.Stats().Failing {
+		return nil // it waits for the stream, and for a disk at most
+	}
 	if err == nil {
 		patience := appendWait
 		if !required {

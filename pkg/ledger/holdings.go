@@ -15,8 +15,9 @@ import (
 type Holdings struct {
 	mu sync.Mutex
 	of map[ident.Identity]map[holding]span
-	// ends are the users by when they may be forgotten, in buckets of a minute, so
-	// that forgetting costs no look at those who stay.
+	// ends has each user once, by when it may be forgotten, in buckets of a minute, so
+	// that forgetting costs no look at those who stay. Who got another credential since is
+	// put off when that moment comes.
 	ends  map[int64][]ended
 	swept int64
 }
@@ -78,18 +79,23 @@ func (h *Holdings) Add(r Credential, now time.Time) {
 		users = make(map[holding]span, 1)
 		h.of[r.Identity] = users
 	}
-	s := users[k]
+	s, known := users[k]
 	s.issued = max(s.issued, r.Issued)
 	if r.Server != "" {
 		s.server, s.client = r.Server, r.Client
 	}
-	if r.Expires > s.expires {
-		s.expires = r.Expires
-		// Where the clock went back, what was swept is not swept again.
-		minute := max(r.Expires/60, h.swept) + 1
-		h.ends[minute] = append(h.ends[minute], ended{r.Identity, k})
-	}
+	s.expires = max(s.expires, r.Expires)
 	users[k] = s
+	if !known {
+		h.until(s.expires, ended{r.Identity, k})
+	}
+}
+
+// until has it looked at again once that second is over. Where the clock went back, what was
+// swept is not swept again.
+func (h *Holdings) until(expires int64, e ended) {
+	minute := max(expires/60, h.swept) + 1
+	h.ends[minute] = append(h.ends[minute], e)
 }
 
 // Of gives the users that an identity holds now, in the order of their keys.
@@ -125,9 +131,11 @@ func (h *Holdings) sweep(now time.Time) {
 		due := h.swept + 1
 		for _, e := range h.ends[due] {
 			users := h.of[e.identity]
-			if s, ok := users[e.holding]; ok && s.expires <= now.Unix() {
-				delete(users, e.holding)
+			if s := users[e.holding]; s.expires > now.Unix() {
+				h.until(s.expires, e)
+				continue
 			}
+			delete(users, e.holding)
 			if len(users) == 0 {
 				delete(h.of, e.identity)
 			}

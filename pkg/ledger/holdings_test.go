@@ -65,3 +65,21 @@ func TestHoldingsAgainstAModel(t *testing.T) {
 		}
 	})
 }
+
+// TestHoldingsDoNotGrow: who gets one credential after the other takes no more room than
+// who got one.
+func TestHoldingsDoNotGrow(t *testing.T) {
+	h, at := ledger.NewHoldings(), now()
+	c := ledger.Credential{Identity: open(t), Account: ledgertest.Account(t), User: ledgertest.User(t)}
+	for range 1000 {
+		at = at.Add(time.Second)
+		c.Issued, c.Expires = at.Unix(), at.Add(12*time.Hour).Unix()
+		h.Add(c, at)
+	}
+	if n := h.Scheduled(); n != 1 {
+		t.Errorf("one user is kept %d times", n)
+	}
+	if all := h.Of(c.Identity, at.Add(12*time.Hour-time.Second)); len(all) != 1 {
+		t.Errorf("%d users until the last credential ends", len(all))
+	}
+}

@@ -36,7 +36,12 @@ var errLogin = wire.Errorf(wire.BadIdentity, "user = key id and password = secre
 
 // CalloutEndpoints are what servers ask.
 func (s *Service) CalloutEndpoints() []endpoint.Endpoint {
-	return []endpoint.Endpoint{{Name: "callout", Subject: subject.Callout, Handler: s.measured(DoorCallout, s.Let), Meter: &s.meters.queues[DoorCallout]}}
+	busy := s.busy("callout")
+	return []endpoint.Endpoint{{
+		Name: "callout", Subject: subject.Callout, Handler: s.measured(DoorCallout, s.Let), Meter: &s.meters.queues[DoorCallout],
+		// An answer of nothing is a refusal, at once.
+		Busy: func(r endpoint.Request, refusal *wire.Error) endpoint.Response { busy(r, refusal); return endpoint.Response{} },
+	}}
 }
 
 // Let answers auth.v1.callout: whether a server lets a client in, and as whom. Whoever is

@@ -9,6 +9,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/herald-nats/herald/internal/endpoint"
 	"github.com/herald-nats/herald/internal/wait"
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/ledger"
@@ -40,8 +41,9 @@ type Home struct {
 }
 
 // maxAsking bounds how many wait for home at once: where it does not answer, the others are
-// told at once, and go on with what needs no home.
-const maxAsking = 128
+// told at once, and go on with what needs no home. Half of what an endpoint takes has room
+// beside them, also where providers' keys are waited for.
+const maxAsking = 64
 
 var _ Decider = (*Home)(nil)
 
@@ -122,6 +124,7 @@ func (n *Home) ask(ctx context.Context, subj string, claim wire.Claim, away, sti
 	default:
 		return nil, unavailable("too many wait for the home region")
 	}
+	defer endpoint.Waiting(ctx)()
 	ctx, cancel := context.WithTimeout(ctx, homeWait)
 	defer cancel()
 	data, err := json.Marshal(claim)

@@ -84,7 +84,7 @@ type Service struct {
 	told                        *limit.Sources // hosts and credentials that are told of a refusal
 	credentials                 *limit.Sources // by which renewals are asked for
 	renewals                    issuer.Renewals
-	limited                     limitedLog
+	limited, crowded            limitedLog
 	disbelieved                 atomic.Uint64
 	meters                      meters
 	seed                        maphash.Seed // of what credentials are remembered by
@@ -106,8 +106,8 @@ const (
 	toldSecond = 500
 )
 
-// limitedLog counts those who were refused for asking too much: a line for each would be a
-// second flood.
+// limitedLog counts those who were refused for asking too much, or because too much is asked:
+// a line for each would be a second flood.
 type limitedLog struct {
 	mu    sync.Mutex
 	count int
@@ -198,8 +198,8 @@ const Queue = "issuer"
 // that a flood of guests cannot take renewals down.
 func (s *Service) GuestEndpoints() []endpoint.Endpoint {
 	return []endpoint.Endpoint{
-		{Name: "info", Subject: subject.Info, Handler: s.measured(DoorInfo, s.Info), Admit: s.admit("info", s.lookers, "host"), Meter: &s.meters.queues[DoorInfo]},
-		{Name: "issue", Subject: subject.Issue, Handler: s.measured(DoorIssue, s.Issue), Admit: s.admit("issue", s.hosts, "host"), Meter: &s.meters.queues[DoorIssue]},
+		{Name: "info", Subject: subject.Info, Handler: s.measured(DoorInfo, s.Info), Admit: s.admit("info", s.lookers, "host"), Busy: s.busy("info"), Meter: &s.meters.queues[DoorInfo]},
+		{Name: "issue", Subject: subject.Issue, Handler: s.measured(DoorIssue, s.Issue), Admit: s.admit("issue", s.hosts, "host"), Busy: s.busy("issue"), Meter: &s.meters.queues[DoorIssue]},
 	}
 }
 
@@ -209,7 +209,7 @@ func (s *Service) MemberEndpoints() []endpoint.Endpoint {
 	// time spends nothing of what others of the same address have. Not the user that a server
 	// names either: that is what the client says of itself.
 	return []endpoint.Endpoint{{
-		Name: "renew", Subject: subject.Renew, Handler: s.measured(DoorRenew, s.Renew), Admit: s.admit("renew", s.credentials, "jwt"), Meter: &s.meters.queues[DoorRenew],
+		Name: "renew", Subject: subject.Renew, Handler: s.measured(DoorRenew, s.Renew), Admit: s.admit("renew", s.credentials, "jwt"), Busy: s.busy("renew"), Meter: &s.meters.queues[DoorRenew],
 	}}
 }
 
@@ -242,6 +242,20 @@ func (s *Service) admit(door string, by *limit.Sources, what string) func(endpoi
 		default:
 			return s.refuse(r, asks, ident.SealKey{}, werr), false
 		}
+	}
+}
+
+// busy notes a request for which there is no room, and answers it.
+func (s *Service) busy(door string) func(endpoint.Request, *wire.Error) endpoint.Response {
+	return func(r endpoint.Request, refusal *wire.Error) endpoint.Response {
+		s.Records.Count(door, refusal.Code)
+		if n := s.crowded.one(s.Now()); n > 0 {
+			s.Log.Info("refused", "request", r.ID, "door", door, "code", string(refusal.Code), "error", refusal, "busy", n)
+		}
+		// Nothing of the request was read: there is no key to seal to.
+		resp := s.answer(ident.SealKey{}, refusal)
+		resp.Err = refusal
+		return resp
 	}
 }
 
@@ -399,6 +413,7 @@ func (s *Service) grant(ctx context.Context, t *terms, e authn.Evidence, wish po
 func (s *Service) identify(ctx context.Context, e authn.Evidence) (authn.Who, error) {
 	if e.Request.Identity.Type == wire.ProofOIDC {
 		var cancel context.CancelFunc
+		defer endpoint.Waiting(ctx)() // for the provider's keys
 		ctx, cancel = context.WithTimeout(ctx, endpoint.MaxWait)
 		defer cancel()
 	}

@@ -24,13 +24,14 @@ import (
 // issuer makes the key and sends its seed to an inbox that all guests share. Who opens the
 // door says in platform.yaml that they know.
 func (s *Service) TutorialEndpoints() []endpoint.Endpoint {
-	admit := s.admit("tutorial", s.hosts, "host")
+	admit, busy := s.admit("tutorial", s.hosts, "host"), s.busy("tutorial")
 	return []endpoint.Endpoint{{
 		Name: "tutorial", Subject: subject.TutorialAccess, Handler: s.measured(DoorTutorial, s.Tutorial), Meter: &s.meters.queues[DoorTutorial],
 		Admit: func(r endpoint.Request) (endpoint.Response, bool) {
 			refusal, ok := admit(r)
 			return asTutorial(refusal), ok
 		},
+		Busy: func(r endpoint.Request, refusal *wire.Error) endpoint.Response { return asTutorial(busy(r, refusal)) },
 	}}
 }
 
