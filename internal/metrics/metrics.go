@@ -186,6 +186,13 @@ func newCollector(services func() []service.Stats, now func() time.Time) *collec
 	add(prometheus.CounterValue, "herald_home_damaged_total", "Requests that home refused because its bucket has something that is not believed, or less than it had.",
 		counted(func(s *service.RegistrarStats) uint64 { return s.Damaged }))
 
+	add(prometheus.CounterValue, "herald_callout_disconnected_total", "Connections by auth callout that were closed because their identity may not come any more.",
+		counted(func(s *service.RegistrarStats) uint64 { return s.Door.Disconnected }))
+	add(prometheus.GaugeValue, "herald_callout_disconnects_waiting", "Connections by auth callout that are to be closed.",
+		registrar(func(s *service.RegistrarStats) int { return s.Door.Waiting }))
+	add(prometheus.CounterValue, "herald_callout_disconnects_forgotten_total", "Connections by auth callout that stay until their credential ends, because too many were to be closed.",
+		counted(func(s *service.RegistrarStats) uint64 { return s.Door.Forgotten }))
+
 	// Of registrars: how accounts are on servers.
 	add(prometheus.CounterValue, "herald_accounts_looks_total", "Times that servers were asked for accounts.",
 		counted(func(s *service.RegistrarStats) uint64 { return s.Servers.Looks }))

@@ -108,6 +108,7 @@ func services(t *testing.T) (issuer, registrar service.Stats) {
 				Looks: 21, Failed: 22, Pushed: 23, Overwritten: 24, Foreign: 25, OutOfLine: 26, Conflicts: 27, Behind: 28,
 				InLine: now().Add(-29 * time.Second),
 			},
+			Door: own.DoorStats{Disconnected: 45, Waiting: 46, Forgotten: 47},
 		},
 	}
 	return issuer, registrar
@@ -136,6 +137,9 @@ herald_audit_records_total{region="ams",service="issuer"} 31
 herald_audit_refused_total{region="ams",service="issuer"} 33
 herald_callers_refused_total{region="ams",service="issuer"} 30
 herald_callers_refused_total{region="ams",service="registrar"} 0
+herald_callout_disconnected_total{region="ams",service="registrar"} 45
+herald_callout_disconnects_forgotten_total{region="ams",service="registrar"} 47
+herald_callout_disconnects_waiting{region="ams",service="registrar"} 46
 herald_credential_expires_in_seconds{file="auth.creds",region="ams",service="issuer"} 33
 herald_credential_expires_in_seconds{file="ledger.creds",region="ams",service="registrar"} -42
 herald_denials_unstored{region="ams",service="registrar"} 16

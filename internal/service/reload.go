@@ -55,6 +55,9 @@ func (r *Running) Prepare() (*Change, error) {
 			return nil, fmt.Errorf("%s: it is for another nkey: %w", files.creds[file].file.Path, ErrRestart)
 		}
 	}
+	if files.callout == nil {
+		files.callout = r.files.callout // which is in use until the service ends
+	}
 	switch {
 	case r.Service == Issuer && files.seal.Public() != r.files.seal.Public():
 		return nil, fmt.Errorf("%s: the region key changed: %w", next.dir, ErrRestart)

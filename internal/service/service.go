@@ -148,7 +148,7 @@ type Running struct {
 
 	mu       sync.Mutex // of these, and of files
 	conns    []*nats.Conn
-	refused  map[string]string // subjects that a server refused, by the connection's name
+	refused  map[*dialed]string // subjects that a server refused
 	draining bool
 
 	doors    *doors
@@ -168,7 +168,7 @@ type Running struct {
 // the start: until then a server that does not accept yet is tried again.
 func (c *Config) Start(ctx context.Context, log *slog.Logger) (*Running, error) {
 	log = log.With("service", c.Service, "region", c.Region.String())
-	r := &Running{Service: c.Service, Region: c.Region, config: c, refused: map[string]string{}}
+	r := &Running{Service: c.Service, Region: c.Region, config: c, refused: map[*dialed]string{}}
 	r.doors = &doors{drop: r.drop, log: log, again: make(chan struct{}, 1), renew: make(chan chan<- error)}
 	start := c.startIssuer
 	if c.Service == Registrar {
@@ -193,13 +193,13 @@ func (c *Config) Start(ctx context.Context, log *slog.Logger) (*Running, error) 
 const retry = 200 * time.Millisecond
 
 func (c *Config) dial(ctx context.Context, r *Running, creds credential, what string, log *slog.Logger) (*nats.Conn, error) {
-	name := c.connection(what)
+	d := &dialed{c.connection(what)}
 	for {
 		nc, err := natsconn.Dial(ctx, natsconn.Options{
-			URLs: c.URLs, Name: name, Credential: creds.file,
+			URLs: c.URLs, Name: d.name, Credential: creds.file,
 			InboxPrefix: subject.ServiceInboxPrefix(creds.user), TLS: natsconn.TLSFiles(c.dir), Log: log,
-			OnError:      func(_ *nats.Subscription, err error) { r.unsubscribed(name, err) },
-			OnDisconnect: func(error) { r.disconnected(name) },
+			OnError:      func(_ *nats.Subscription, err error) { r.unsubscribed(d, err) },
+			OnDisconnect: func(error) { r.disconnected(d) },
 		})
 		if err == nil {
 			r.connected(nc)

@@ -60,6 +60,7 @@ type RegistrarStats struct {
 	Damaged        uint64 // requests that home refused because of what its bucket has
 
 	Servers registrar.WatcherStats // how accounts are on servers
+	Door    registrar.DoorStats    // of those who came in by auth callout
 }
 
 // Stats gives them as they are now. It may be called by any goroutine, also while the
@@ -81,7 +82,7 @@ func (r *Running) Stats() Stats {
 		s.Registrar = &RegistrarStats{
 			Unstored: r.keeper.denials.Unstored(), Holdings: r.keeper.records.Holdings.Len(),
 			PeersRefused: r.keeper.denials.Refused(), RecordsRefused: r.keeper.records.Refused(),
-			Servers: r.keeper.watcher.Stats(),
+			Servers: r.keeper.watcher.Stats(), Door: r.keeper.door.Stats(),
 		}
 		if r.keeper.home != nil {
 			s.Registrar.Damaged = r.keeper.home.Damaged()

@@ -45,7 +45,7 @@ func (r *Running) drop(ctx context.Context, nc *nats.Conn) {
 // counts until it is another one.
 //
 // nats.go names no subscription then: which it is stands in the server's words.
-func (r *Running) unsubscribed(name string, err error) {
+func (r *Running) unsubscribed(d *dialed, err error) {
 	if !errors.Is(err, nats.ErrPermissionViolation) {
 		return
 	}
@@ -53,15 +53,19 @@ func (r *Running) unsubscribed(name string, err error) {
 	if subj, _, ended := strings.Cut(rest, `"`); ok && ended {
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		r.refused[name] = subj
+		r.refused[d] = subj
 	}
 }
 
+// dialed is a connection before there is one: nats.go may tell of it earlier. Two may have one
+// name, while one takes the place of the other.
+type dialed struct{ name string }
+
 // disconnected forgets what a connection was refused.
-func (r *Running) disconnected(name string) {
+func (r *Running) disconnected(d *dialed) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	delete(r.refused, name)
+	delete(r.refused, d)
 }
 
 // Status gives it as it is now. It may be called by any goroutine.
@@ -89,8 +93,8 @@ func (r *Running) Status() Status {
 			s.Why = append(s.Why, fmt.Sprintf("connection %s is being made again", nc.Opts.Name))
 		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(refused)) {
-		s.Why = append(s.Why, fmt.Sprintf("connection %s may not subscribe to %s", name, refused[name]))
+	for _, d := range slices.SortedFunc(maps.Keys(refused), func(a, b *dialed) int { return cmp.Compare(a.name, b.name) }) {
+		s.Why = append(s.Why, fmt.Sprintf("connection %s may not subscribe to %s", d.name, refused[d]))
 	}
 	if away {
 		// A server closes who has an old credential, and refuses them from then on.

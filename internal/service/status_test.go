@@ -22,10 +22,11 @@ func TestRefusedSubscription(t *testing.T) {
 	if !srv.ReadyForConnections(10 * time.Second) {
 		t.Fatal("the server does not start")
 	}
-	r := &Running{doors: &doors{}, refused: map[string]string{}}
+	r := &Running{doors: &doors{}, refused: map[*dialed]string{}}
+	d := &dialed{"c"}
 	told := make(chan struct{}, 1)
 	nc, err := nats.Connect(srv.ClientURL(), nats.Name("c"), nats.UserInfo("u", "p"), nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
-		r.unsubscribed("c", err)
+		r.unsubscribed(d, err)
 		told <- struct{}{}
 	}))
 	if err != nil {
@@ -47,8 +48,12 @@ func TestRefusedSubscription(t *testing.T) {
 	if s := r.Status(); s.Ready || s.Closed || !strings.Contains(strings.Join(s.Why, "\n"), "connection c may not subscribe to denied.x") {
 		t.Errorf("%+v", s)
 	}
-	// Another connection of that name starts with nothing refused.
-	r.disconnected("c")
+	// Another connection of that name may go.
+	r.disconnected(&dialed{"c"})
+	if s := r.Status(); s.Ready {
+		t.Error("what a connection was refused is forgotten with another one")
+	}
+	r.disconnected(d)
 	if s := r.Status(); !s.Ready {
 		t.Errorf("%+v", s)
 	}

@@ -2,6 +2,7 @@ package audit_test
 
 import (
 	"os"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -26,5 +27,22 @@ func TestDocumented(t *testing.T) {
 	}
 	if !strings.Contains(string(page), "`"+b.Sum+"`") {
 		t.Errorf("the page does not have the sum %s", b.Sum)
+	}
+}
+
+// The page names each member that a record or a head of a block may have: whoever finds another one is to
+// believe neither.
+func TestMembersAreDocumented(t *testing.T) {
+	page, err := os.ReadFile("../../docs/audit.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, of := range []reflect.Type{reflect.TypeFor[audit.Record](), reflect.TypeFor[audit.Head]()} {
+		for i := range of.NumField() {
+			name, _, _ := strings.Cut(of.Field(i).Tag.Get("json"), ",")
+			if name != "-" && !strings.Contains(string(page), "`"+name+"`") {
+				t.Errorf("the page does not name `%s` of %s", name, of)
+			}
+		}
 	}
 }

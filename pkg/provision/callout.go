@@ -40,7 +40,10 @@ func (s *Service) CalloutEndpoints() []endpoint.Endpoint {
 	return []endpoint.Endpoint{{
 		Name: "callout", Subject: subject.Callout, Handler: s.measured(DoorCallout, s.Let), Meter: &s.meters.queues[DoorCallout],
 		// An answer of nothing is a refusal, at once.
-		Busy: func(r endpoint.Request, refusal *wire.Error) endpoint.Response { busy(r, refusal); return endpoint.Response{} },
+		Busy: func(r endpoint.Request, refusal *wire.Error) endpoint.Response {
+			busy(r, refusal)
+			return endpoint.Response{}
+		},
 	}}
 }
 

@@ -2,9 +2,9 @@ package registrar
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -32,7 +32,15 @@ type Doorkeeper struct {
 	mu      sync.Mutex
 	pending map[connection]ledger.Held
 	wake    chan struct{}
-	kicked  atomic.Uint64
+	stats   DoorStats
+	warned  time.Time
+}
+
+// DoorStats tell of a Doorkeeper.
+type DoorStats struct {
+	Disconnected uint64 // connections that were closed, or were gone already
+	Waiting      int    // that are to be closed
+	Forgotten    uint64 // that are not going to be: there were too many at once
 }
 
 // connection is one of a server's connections, and whose.
@@ -48,12 +56,20 @@ const (
 	kickWait  = time.Second
 	kickEvery = 2 * time.Second
 	kickers   = 32
+	// warnEvery is how often the log says that some cannot be closed.
+	warnEvery = time.Minute
 	// maxPending bounds those who wait to be disconnected.
 	maxPending = 100_000
 )
 
-// Kicked is how many connections were closed, or were gone already.
-func (d *Doorkeeper) Kicked() uint64 { return d.kicked.Load() }
+// Stats gives them as they are now.
+func (d *Doorkeeper) Stats() DoorStats {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	s := d.stats
+	s.Waiting = len(d.pending)
+	return s
+}
 
 // Changed is told of each entry that came to hold. It only takes note.
 func (d *Doorkeeper) Changed(e ledger.Entry) {
@@ -75,7 +91,13 @@ func (d *Doorkeeper) add(id ident.Identity, all ...ledger.Held) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, h := range all {
-		if h.Server == "" || len(d.pending) >= maxPending {
+		switch {
+		case h.Server == "":
+			continue
+		case len(d.pending) >= maxPending:
+			if d.stats.Forgotten++; d.stats.Forgotten == 1 {
+				d.Log.Error("too many connections are to be closed; others stay until their credentials end", "waiting", maxPending)
+			}
 			continue
 		}
 		if d.pending == nil {
@@ -130,24 +152,32 @@ func (d *Doorkeeper) round(ctx context.Context) int {
 	for c, h := range all {
 		g.Go(func() error {
 			// It may have been taken back meanwhile.
-			if h.Expires > d.Now().Unix() && d.Gone(c.identity) {
+			gone := h.Expires > d.Now().Unix() && d.Gone(c.identity)
+			if gone && failed.of(c.server) {
+				failed.add(c.server, errAway)
+				return nil
+			}
+			if gone {
 				try, cancel := context.WithTimeout(ctx, kickWait)
 				defer cancel()
 				if err := d.Kick(try, c.server, c.client); err != nil {
 					failed.add(c.server, err)
 					return nil
 				}
-				d.kicked.Add(1)
 				d.Log.Info("disconnected", "identity", c.identity.String(), "user", h.User.String(), "server", c.server, "client", c.client)
 			}
 			d.mu.Lock()
 			defer d.mu.Unlock()
 			delete(d.pending, c)
+			if gone {
+				d.stats.Disconnected++
+			}
 			return nil
 		})
 	}
 	_ = g.Wait() // none of them fails
-	if failed.n > 0 && ctx.Err() == nil {
+	if now := d.Now(); failed.n > 0 && ctx.Err() == nil && now.Sub(d.warned) >= warnEvery {
+		d.warned = now
 		d.Log.Warn("connections cannot be closed now; it is tried again until their credentials end", "connections", failed.n, "server", failed.server, "error", failed.err)
 	}
 	d.mu.Lock()
@@ -155,17 +185,34 @@ func (d *Doorkeeper) round(ctx context.Context) int {
 	return len(d.pending)
 }
 
-// failures are how many could not be closed in one round, and the last of them.
+// errAway is of those that were not asked for, because their server did not answer before.
+var errAway = errors.New("no answer")
+
+// failures are how many could not be closed in one round, and on which servers. One that does
+// not answer holds up the others' connections once, and not once for each of its own.
 type failures struct {
 	mu     sync.Mutex
 	n      int
 	server string
 	err    error
+	away   map[string]bool
 }
 
 func (f *failures) add(server string, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.away == nil {
+		f.away = make(map[string]bool)
+	}
 	f.n++
-	f.server, f.err = server, err
+	f.away[server] = true
+	if !errors.Is(err, errAway) {
+		f.server, f.err = server, err
+	}
+}
+
+func (f *failures) of(server string) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.away[server]
 }

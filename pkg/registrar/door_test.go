@@ -97,8 +97,8 @@ func TestDoorkeeper(t *testing.T) {
 		}
 		h.set(func() { h.away["b"] = false })
 		time.Sleep(time.Minute)
-		if h.times(2) != 1 || h.times(1) != 1 || h.Kicked() != 3 {
-			t.Errorf("%d and %d times, %d in all", h.times(2), h.times(1), h.Kicked())
+		if h.times(2) != 1 || h.times(1) != 1 || h.Stats().Disconnected != 3 {
+			t.Errorf("%d and %d times, %d in all", h.times(2), h.times(1), h.Stats().Disconnected)
 		}
 		// Who is let in again meanwhile is left alone.
 		h.set(func() { h.away["b"] = true })

@@ -160,6 +160,8 @@ func (r recordRow) all() [][]string {
 	add("proved", moment(rec.Proven))
 	add("proved by", rec.By)
 	add("met", rec.Met)
+	add("server", rec.Server)
+	add("connection", strconv.FormatUint(rec.Client, 10))
 	add("refused", string(rec.Refused))
 	add("name given", rec.Given.String())
 	add("count", strconv.Itoa(rec.Count))

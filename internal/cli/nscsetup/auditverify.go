@@ -144,6 +144,13 @@ func (g *globals) verifyStreams(ctx context.Context, p *platform.Platform, w wri
 		}
 		part := verifiedPart{Region: of, First: first.Seq}
 		err = a.all(ctx, "verifying the records of "+of.String(), s, 0, func(m ledger.Stored) {
+			if part.Last == 0 && m.Seq > first.Seq {
+				// What is as old as records are kept may have gone since.
+				if now, _, err := s.Ends(ctx); err == nil {
+					part.First = max(first.Seq, min(now.Seq, m.Seq))
+					v.From = part.First
+				}
+			}
 			v.Add(m.Seq, m.Subject, m.Data)
 			part.Last = m.Seq
 		})
@@ -427,7 +434,13 @@ func (a *auditing) export(ctx context.Context, w io.Writer, since time.Time, rec
 		if err != nil {
 			return err
 		}
-		from, err := after(ctx, s, since)
+		// What goes in the next moment, because it is as old as records are kept, is left out: the
+		// first line of the file says where it begins before that is read.
+		begin := a.tool.Now().Add(ledger.MaxAhead + time.Minute - jetstream.RecordsKept)
+		if since.After(begin) {
+			begin = since
+		}
+		from, err := after(ctx, s, begin)
 		if err != nil {
 			return err
 		}
