@@ -13,6 +13,7 @@ import (
 // here, too: run it once (-benchtime 1x).
 func BenchmarkConnect(b *testing.B) {
 	const rounds, each, atOnce = 20, 100, 8
+	const bound = 0.8
 	u, err := shared.Up.Platform.Mint("ORDERS", "worker", time.Now(), time.Hour)
 	if err != nil {
 		b.Fatal(err)
@@ -49,6 +50,10 @@ func BenchmarkConnect(b *testing.B) {
 		}
 		b.ReportMetric(rounds*each/inHand.Seconds(), "jwt/s")
 		b.ReportMetric(rounds*each/byCallout.Seconds(), "callout/s")
-		b.ReportMetric(float64(inHand)/float64(byCallout), "callout/jwt")
+		ratio := float64(inHand) / float64(byCallout)
+		b.ReportMetric(ratio, "callout/jwt")
+		if ratio < bound {
+			b.Errorf("by auth callout %.2f times the connects with a JWT in hand, less than %.2f", ratio, bound)
+		}
 	}
 }

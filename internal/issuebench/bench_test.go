@@ -372,6 +372,9 @@ func overload(b *testing.B, full float64, r result) {
 	b.ReportMetric(r.rate()/full, "overloaded-of-full-rate")
 	b.ReportMetric(accepted.Seconds()*1000, "overloaded-p99-ms")
 	b.ReportMetric(refused.Seconds()*1000, "overloaded-refused-p99-ms")
+	if r.rate() < full/4 {
+		b.Errorf("overloaded: %.0f/s are accepted, and %.0f/s where no more is asked than can be answered", r.rate(), full)
+	}
 	if accepted > bound || refused > bound || refused == 0 {
 		b.Errorf("overloaded: accepted %s, refused %s, bound %s", accepted, refused, bound)
 	}

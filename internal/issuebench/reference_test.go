@@ -84,7 +84,7 @@ func (w *world) answering(tb testing.TB, subj string, answer func(r *reference, 
 }
 
 // atWork is how many requests a reference works on at once, as an issuer does.
-const atWork = 512
+const atWork = 256
 
 // bareIssue verifies that the user's key and the access key signed, signs as much as a user
 // JWT, and answers as many bytes as an issuer: what cannot be left out.

@@ -157,3 +157,68 @@ func TestAskHoldsFewSubscriptions(t *testing.T) {
 		t.Errorf("%d tries were waited for at once", most)
 	}
 }
+
+// TestAskForgetsWhereOthersLooked: all guests see where one of them is answered, and could
+// have an issuer refuse something there for good.
+func TestAskForgetsWhereOthersLooked(t *testing.T) {
+	t.Parallel()
+	var seen []string
+	nc := asked(t, func(nc *nats.Conn, try int, m *nats.Msg) {
+		seen = append(seen, m.Reply)
+		if try == 1 {
+			_ = nc.Publish(m.Reply, []byte("busy"))
+			return
+		}
+		_ = nc.Publish(seen[0], []byte("refused for good"))
+		_ = nc.Publish(m.Reply, []byte("good"))
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	err := ask(ctx, nc, build, func(m *nats.Msg) error {
+		switch string(m.Data) {
+		case "good":
+			return nil
+		case "busy":
+			return &wire.Error{Code: wire.Unavailable, RetryAfterMS: 1}
+		default:
+			return &wire.Error{Code: wire.BadRequest}
+		}
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	nc.Close()
+	// nats.go's own names have a part that all of a connection share.
+	if len(seen) != 2 || seen[0][:len(seen[0])-20] == seen[1][:len(seen[1])-20] {
+		t.Errorf("one inbox tells of the next: %q", seen)
+	}
+}
+
+// TestAskWhereProofEnds: a proof that cannot be made again does not throw away the answer to the
+// one before.
+func TestAskWhereProofEnds(t *testing.T) {
+	t.Parallel()
+	failed := make(chan struct{})
+	nc := asked(t, func(_ *nats.Conn, _ int, m *nats.Msg) {
+		<-failed
+		_ = m.Respond([]byte("good"))
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	tries, noProof := 0, errors.New("no proof")
+	err := ask(ctx, nc, func() (*nats.Msg, error) {
+		if tries++; tries == 1 {
+			return build()
+		}
+		if tries == 2 {
+			close(failed)
+		}
+		return nil, noProof
+	}, func(*nats.Msg) error { return nil })
+	if err != nil {
+		t.Error(err)
+	}
+	if err := ask(ctx, nc, func() (*nats.Msg, error) { return nil, noProof }, func(*nats.Msg) error { return nil }); !errors.Is(err, noProof) {
+		t.Errorf("without any proof: %v", err)
+	}
+}

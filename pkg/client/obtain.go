@@ -1,10 +1,12 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -361,8 +363,14 @@ func ask(ctx context.Context, nc *nats.Conn, build func() (*nats.Msg, error), ta
 			return last
 		case <-again.C:
 			m, err := build()
-			if err != nil {
+			if err != nil && len(tries) == 0 {
 				return err
+			}
+			if err != nil {
+				// An answer to an earlier try may be on its way.
+				last = err
+				again.Reset(patience)
+				continue
 			}
 			if len(tries) == maxTries {
 				_ = tries[0].Unsubscribe()
@@ -387,6 +395,12 @@ func ask(ctx context.Context, nc *nats.Conn, build func() (*nats.Msg, error), ta
 				return refused
 			case errors.As(err, &refused):
 				last = refused
+				// Others have seen where this was answered, and could have an issuer answer there
+				// what they like.
+				if i := slices.Index(tries, m.Sub); i >= 0 {
+					_ = tries[i].Unsubscribe()
+					tries = slices.Delete(tries, i, i+1)
+				}
 				again.Reset(refused.RetryAfter())
 			default:
 				last = fmt.Errorf("%w: %w", ErrUnreachable, err)
@@ -405,10 +419,11 @@ const (
 	maxAnswers = 64
 )
 
-// send asks once. Each try has an inbox of its own: all guests see where others
-// are answered, and one who saw the answer to this try cannot aim at the next.
+// send asks once. Each try has an inbox of its own, by chance: all guests see where others
+// are answered, and one who saw the answer to this try cannot aim at the next, as they could
+// if nats.go had named it, which counts up.
 func send(nc *nats.Conn, m *nats.Msg, answers chan *nats.Msg) (*nats.Subscription, error) {
-	m.Reply = nc.NewInbox()
+	m.Reply = cmp.Or(nc.Opts.InboxPrefix, "_INBOX") + "." + rand.Text()
 	sub, err := nc.ChanSubscribe(m.Reply, answers)
 	if err != nil {
 		return nil, fmt.Errorf("subscribing for an answer: %w", err)

@@ -314,7 +314,8 @@ func (s *Session) renew(ctx context.Context, c Credential) (Credential, error) {
 	if s.Conn.IsConnected() && s.cfg.Platform.now().Before(c.Expires) {
 		next, err := s.renewInside(ctx, c)
 		var refused *wire.Error
-		if err == nil || !errors.As(err, &refused) {
+		// A refusal that heals was waited for as long as there was time.
+		if err == nil || !errors.As(err, &refused) || refused.RetryAfterMS > 0 {
 			return next, err
 		}
 	}
