@@ -24,8 +24,9 @@ type gate struct {
 const (
 	// burst is how many there are at most.
 	burst = 256
-	// patience is for how long a rush is met by burst. It is over once there were few for calm.
-	patience = 100 * time.Millisecond
+	// patience is for how long a rush is met by burst: as long as who is refused is told to stay
+	// away. It is over once there were few for calm.
+	patience = 500 * time.Millisecond
 	calm     = 50 * time.Millisecond
 	// perProcessor is how many of those that are let in after that there are for each processor,
 	// and leastAtWork how many in any case. docs/performance.md has what other numbers did.

@@ -322,11 +322,11 @@ func BenchmarkPace(b *testing.B) {
 			w := newWorld(b, "ams")
 			d := doorOf(w, b)
 			// Each rate gets an issuer that was just started: what a user may ask is not used up.
-			at := func(what string, rate float64) result {
+			at := func(what string, rate float64, ramp time.Duration) result {
 				stop := w.answers(b, nil)
 				defer stop()
-				n := int(rate * paced.Seconds())
-				r := open(b, d.conns, rate, paced, d.prepare(n))
+				n := int(rate * (ramp + paced).Seconds())
+				r := open(b, d.conns, rate, ramp, paced, d.prepare(n))
 				b.Logf("%s, %.0f requests/s: %s", what, rate, r)
 				return r
 			}
@@ -339,7 +339,7 @@ func BenchmarkPace(b *testing.B) {
 					rate  float64
 					bound time.Duration
 				}{{"at-2300", 2300, 50 * time.Millisecond}, {"at-a-tenth", full / 10, 5 * time.Millisecond}} {
-					r := at(c.what, c.rate)
+					r := at(c.what, c.rate, 0)
 					p99 := r.quantile(granted, 0.99)
 					b.ReportMetric(p99.Seconds()*1000, c.what+"-p99-ms")
 					if p99 > c.bound || len(r.answers) != 1 {
@@ -347,7 +347,8 @@ func BenchmarkPace(b *testing.B) {
 					}
 				}
 				if name == "issue" {
-					overload(b, full, at("overloaded", 3*full))
+					// After the moment in which it might be a rush that is soon over.
+					overload(b, full, at("overloaded", 3*full, time.Second))
 				}
 			}
 		})

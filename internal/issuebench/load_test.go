@@ -225,9 +225,11 @@ func closed(tb testing.TB, conns []*nats.Conn, inFlight int, long time.Duration,
 }
 
 // open asks at a rate, whatever comes of it. A request's time counts from when it was to be
-// sent: who is late because the machine is busy waits all the same.
-func open(tb testing.TB, conns []*nats.Conn, rate float64, long time.Duration, next func(i int) *nats.Msg) result {
+// sent: who is late because the machine is busy waits all the same. What is asked in the first
+// time, ramp, is not counted.
+func open(tb testing.TB, conns []*nats.Conn, rate float64, ramp, long time.Duration, next func(i int) *nats.Msg) result {
 	tb.Helper()
+	long += ramp
 	n := int(rate * long.Seconds())
 	var mu sync.Mutex
 	codes, times, heard := make([]string, n), make([]time.Duration, n), 0
@@ -275,10 +277,13 @@ func open(tb testing.TB, conns []*nats.Conn, rate float64, long time.Duration, n
 	if late := asked - long; late > long/20 {
 		tb.Errorf("%d requests were to be sent in %s, and took %s", n, long, asked)
 	}
-	r.asking = asked
+	r.asking = asked - ramp
 	mu.Lock()
 	defer mu.Unlock()
 	for i, code := range codes {
+		if due(i) < ramp {
+			continue
+		}
 		if code == "" {
 			code, times[i] = unanswered, lastWait
 		}
