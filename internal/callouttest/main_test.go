@@ -14,6 +14,7 @@ import (
 
 	"github.com/herald-nats/herald/internal/cli"
 	"github.com/herald-nats/herald/internal/cli/nscsetup"
+	"github.com/herald-nats/herald/internal/testlog"
 	"github.com/herald-nats/herald/internal/uptest"
 	"github.com/herald-nats/herald/internal/wait"
 	"github.com/herald-nats/herald/pkg/ident"
@@ -27,7 +28,7 @@ var shared *uptest.Platform
 // What it logs.
 //
 //nolint:gochecknoglobals // as the platform
-var log uptest.Log
+var log testlog.Log
 
 // The provider that it knows.
 //

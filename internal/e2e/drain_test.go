@@ -15,6 +15,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/herald-nats/herald/internal/testlog"
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/keystore"
 	"github.com/herald-nats/herald/pkg/subject"
@@ -22,29 +23,12 @@ import (
 )
 
 // output is what a process writes, to be read while it does.
-type output struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.Write(p)
-}
-
-func (o *output) text() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.String()
-}
+type output struct{ testlog.Log }
 
 // accepted are the ids of the requests that an issuer's log has.
 func (o *output) accepted() map[string]bool {
-	o.mu.Lock()
-	defer o.mu.Unlock()
 	ids := map[string]bool{}
-	for _, line := range bytes.Split(o.b.Bytes(), []byte("\n")) {
+	for _, line := range bytes.Split(o.Bytes(), []byte("\n")) {
 		var l struct {
 			Message string `json:"msg"`
 			Request string `json:"request"`
@@ -106,7 +90,7 @@ func (w *world) drain(t *testing.T) {
 	work.Wait()
 
 	if err != nil || code != 0 {
-		t.Fatalf("exit code %d, %v: %s", code, err, stderr.b.String())
+		t.Fatalf("exit code %d, %v: %s", code, err, stderr.String())
 	}
 	for _, err := range got.lost {
 		t.Errorf("a request got no answer: %v", err)
@@ -133,7 +117,7 @@ func (w *world) drain(t *testing.T) {
 	if len(took) < enough || len(took) >= len(got.ids) {
 		t.Errorf("the issuer took %d of %d requests; the other one is to take the rest", len(took), len(got.ids))
 	}
-	if seed.Match(stdout.b.Bytes()) || seed.Match(stderr.b.Bytes()) {
+	if seed.Match(stdout.Bytes()) || seed.Match(stderr.Bytes()) {
 		t.Error("a seed was logged")
 	}
 }

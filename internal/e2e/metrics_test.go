@@ -57,12 +57,12 @@ func (w *world) metrics(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _, _ = p.stop(os.Kill, soon) }() // mostly gone already
-	if !eventually(soon, func() bool { return strings.Count(stdout.text(), `"event":"ready"`) == 2 || p.ended() }) || p.ended() {
-		t.Fatalf("it is not ready: %s%s", stdout.text(), stderr.text())
+	if !eventually(soon, func() bool { return strings.Count(stdout.String(), `"event":"ready"`) == 2 || p.ended() }) || p.ended() {
+		t.Fatalf("it is not ready: %s%s", stdout.String(), stderr.String())
 	}
 	var first struct{ Event, URL string }
-	if err := json.NewDecoder(strings.NewReader(stdout.text())).Decode(&first); err != nil || first.Event != "metrics" {
-		t.Fatalf("%s: %v", stdout.text(), err)
+	if err := json.NewDecoder(strings.NewReader(stdout.String())).Decode(&first); err != nil || first.Event != "metrics" {
+		t.Fatalf("%s: %v", stdout.String(), err)
 	}
 	if n, ok := listening(t, cmd.Process.Pid); ok && n != 1 {
 		t.Errorf("it listens at %d ports", n)
@@ -147,13 +147,13 @@ func (w *world) metrics(t *testing.T) {
 
 	code, err := p.stop(syscall.SIGTERM, soon)
 	if err != nil || code != 0 {
-		t.Errorf("exit code %d, %v: %s", code, err, stderr.text())
+		t.Errorf("exit code %d, %v: %s", code, err, stderr.String())
 	}
 	if r, err := http.Get(first.URL); err == nil {
 		_ = r.Body.Close()
 		t.Error("it answers still")
 	}
-	if s := seed.FindString(stdout.text() + stderr.text()); s != "" {
+	if s := seed.FindString(stdout.String() + stderr.String()); s != "" {
 		t.Error("a seed was logged")
 	}
 }

@@ -57,12 +57,12 @@ func (w *world) serve(t *testing.T, args []string, configs ...string) *served {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _, _ = s.stop(os.Kill, soon) }) // mostly gone already
-	if !eventually(soon, func() bool { return strings.Count(s.stdout.text(), `"event":"ready"`) == len(configs) || s.ended() }) || s.ended() {
-		t.Fatalf("it is not ready: %s%s", s.stdout.text(), s.stderr.text())
+	if !eventually(soon, func() bool { return strings.Count(s.stdout.String(), `"event":"ready"`) == len(configs) || s.ended() }) || s.ended() {
+		t.Fatalf("it is not ready: %s%s", s.stdout.String(), s.stderr.String())
 	}
 	var first struct{ Event, URL string }
-	if err := json.NewDecoder(strings.NewReader(s.stdout.text())).Decode(&first); err != nil || first.Event != "metrics" {
-		t.Fatalf("%s: %v", s.stdout.text(), err)
+	if err := json.NewDecoder(strings.NewReader(s.stdout.String())).Decode(&first); err != nil || first.Event != "metrics" {
+		t.Fatalf("%s: %v", s.stdout.String(), err)
 	}
 	s.metrics = first.URL
 	return s
@@ -171,7 +171,7 @@ func (w *world) reload(t *testing.T) {
 			m = scrape(t, s.metrics)
 			return m["herald_reloads_total{outcome="+outcome+","+of+"issuer}"] == *n && m["herald_reloads_total{outcome="+outcome+","+of+"registrar}"] == *n
 		}) {
-			t.Fatalf("%s: it is not %s: %s", when, outcome, s.stderr.text())
+			t.Fatalf("%s: it is not %s: %s", when, outcome, s.stderr.String())
 		}
 		more(when)
 		return m
@@ -237,14 +237,14 @@ func (w *world) reload(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		said := len(s.stderr.text())
-		connected := strings.Count(s.stderr.text(), `"msg":"reconnected"`)
+		said := len(s.stderr.String())
+		connected := strings.Count(s.stderr.String(), `"msg":"reconnected"`)
 		if err := c.spoil(); err != nil {
 			t.Fatal(err)
 		}
 		hup(what, "refused", &bad)
 		var line struct{ Level, Msg, Error, Hint string }
-		for l := range strings.Lines(s.stderr.text()[said:]) {
+		for l := range strings.Lines(s.stderr.String()[said:]) {
 			if strings.Contains(l, "the configuration is refused") {
 				if err := json.Unmarshal([]byte(l), &line); err != nil {
 					t.Errorf("%s: %s: %v", what, l, err)
@@ -254,7 +254,7 @@ func (w *world) reload(t *testing.T) {
 		if line.Level != "ERROR" || !strings.Contains(line.Error, c.says) || line.Hint == "" {
 			t.Errorf("%s: the log says %+v", what, line)
 		}
-		if n := strings.Count(s.stderr.text(), `"msg":"reconnected"`); n != connected {
+		if n := strings.Count(s.stderr.String(), `"msg":"reconnected"`); n != connected {
 			t.Errorf("%s: a part of it was taken over", what)
 		}
 		if was == nil {
@@ -300,7 +300,7 @@ func (w *world) reload(t *testing.T) {
 	// Each request is counted once, whatever was reloaded meanwhile. One that its caller gave up
 	// and asked anew may still be at work, or its line on the way.
 	for deadline := time.Now().Add(soon); ; time.Sleep(20 * time.Millisecond) {
-		issued := strings.Count(s.stderr.text(), `"msg":"issued"`)
+		issued := strings.Count(s.stderr.String(), `"msg":"issued"`)
 		n := scrape(t, s.metrics)["herald_requests_total{door=issue,outcome=ok,"+of+"issuer,way=open}"]
 		if n == float64(issued) {
 			break
@@ -312,10 +312,10 @@ func (w *world) reload(t *testing.T) {
 	}
 	code, err := s.stop(syscall.SIGTERM, soon)
 	if err != nil || code != 0 {
-		_, race, _ := strings.Cut(s.stderr.text(), "WARNING: DATA RACE")
+		_, race, _ := strings.Cut(s.stderr.String(), "WARNING: DATA RACE")
 		t.Errorf("exit code %d, %v: %s", code, err, race)
 	}
-	if seed.MatchString(s.stdout.text() + s.stderr.text()) {
+	if seed.MatchString(s.stdout.String() + s.stderr.String()) {
 		t.Error("a seed was logged")
 	}
 }
@@ -373,7 +373,7 @@ func (w *world) lines(t *testing.T, s *served) {
 				t.Fatal(err)
 			}
 			id := m.Header.Get(wire.HeaderRequestID)
-			return id != "" && slices.ContainsFunc(strings.Split(s.stderr.text(), "\n"), func(l string) bool {
+			return id != "" && slices.ContainsFunc(strings.Split(s.stderr.String(), "\n"), func(l string) bool {
 				var line struct{ Msg, Request, Service, Region string }
 				return json.Unmarshal([]byte(l), &line) == nil && line.Request == id && line.Msg == message && line.Service == "issuer" && line.Region == "ams"
 			})
@@ -409,7 +409,7 @@ func (w *world) ending(t *testing.T) {
 			if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 				t.Fatal(err)
 			}
-			if !eventually(soon, func() bool { return strings.Contains(s.stderr.text(), `"msg":"draining"`) }) {
+			if !eventually(soon, func() bool { return strings.Contains(s.stderr.String(), `"msg":"draining"`) }) {
 				t.Fatal("it does not drain")
 			}
 			if c.again {
@@ -429,7 +429,7 @@ func (w *world) ending(t *testing.T) {
 				t.Fatal("it does not end")
 			}
 			if code := s.cmd.ProcessState.ExitCode(); code != c.code {
-				t.Errorf("exit code %d, want %d: %s", code, c.code, s.stderr.text())
+				t.Errorf("exit code %d, want %d: %s", code, c.code, s.stderr.String())
 			}
 		})
 	}

@@ -145,7 +145,7 @@ func TestDocument(t *testing.T) {
 		_, now := counts()
 		return grew(now, stored)
 	})
-	if log := w.log.text(); !strings.Contains(log, "a stored entry is not believed") || !strings.Contains(log, key.String()) {
+	if log := w.log.String(); !strings.Contains(log, "a stored entry is not believed") || !strings.Contains(log, key.String()) {
 		t.Error("the log does not say so")
 	}
 	if d := lifetime("sgp"); d > 5*time.Minute+time.Second {

@@ -2,7 +2,6 @@ package faultstest
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"fmt"
 	"log/slog"
@@ -19,6 +18,7 @@ import (
 
 	"github.com/herald-nats/herald/internal/natsconn"
 	"github.com/herald-nats/herald/internal/service"
+	"github.com/herald-nats/herald/internal/testlog"
 	"github.com/herald-nats/herald/internal/uptest"
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/keystore"
@@ -32,35 +32,17 @@ import (
 type world struct {
 	t *testing.T
 	*uptest.Platform
-	log *journal
+	log *testlog.Log
 
 	mu       sync.Mutex
 	services map[string]*service.Running // "issuer/ams"
-}
-
-// journal keeps what services log, to be shown if a test fails.
-type journal struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (j *journal) Write(p []byte) (int, error) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.b.Write(p)
-}
-
-func (j *journal) text() string {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.b.String()
 }
 
 // newWorld starts three regions, home being ams, with an issuer and a registrar in
 // each.
 func newWorld(t *testing.T, wan bool) *world {
 	t.Helper()
-	w := &world{t: t, log: &journal{}, services: map[string]*service.Running{}}
+	w := &world{t: t, log: &testlog.Log{}, services: map[string]*service.Running{}}
 	p, err := uptest.Start(t.TempDir(), uptest.Options{Bare: true, WAN: wan})
 	if err != nil {
 		t.Fatal(err)
@@ -74,7 +56,7 @@ func newWorld(t *testing.T, wan bool) *world {
 			t.Error(err)
 		}
 		if t.Failed() {
-			lines := strings.Split(w.log.text(), "\n")
+			lines := strings.Split(w.log.String(), "\n")
 			t.Logf("the last of what services said:\n%s", strings.Join(lines[max(0, len(lines)-60):], "\n"))
 		}
 	})

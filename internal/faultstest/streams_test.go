@@ -141,7 +141,7 @@ func TestStreamsDeletedByHand(t *testing.T) {
 	if took := w.start("issuer/sgp"); took > within(2*time.Second) {
 		t.Errorf("without a stream to read an issuer starts in %v", took)
 	}
-	if !strings.Contains(w.log.text(), "what is known is from the copy on the disk") {
+	if !strings.Contains(w.log.String(), "what is known is from the copy on the disk") {
 		t.Error("it does not say so")
 	}
 	w.enforced("sgp", mallory, "mallory", true)
@@ -179,7 +179,7 @@ func TestStreamsDeletedByHand(t *testing.T) {
 		return true
 	})
 	eventually(t, within(10*time.Second), "the log says that a stream is another one", func() bool {
-		return strings.Contains(w.log.text(), "has less than before, or is another one")
+		return strings.Contains(w.log.String(), "has less than before, or is another one")
 	})
 	if err := w.obtain("ams", eve, "alice"); code(err) != wire.NameTaken {
 		t.Errorf("a name that the bucket has lost, by an issuer that knows it: %v", err)

@@ -17,6 +17,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/herald-nats/herald/internal/natsconn"
+	"github.com/herald-nats/herald/internal/testlog"
 	"github.com/herald-nats/herald/internal/uptest"
 	"github.com/herald-nats/herald/internal/wait"
 	"github.com/herald-nats/herald/pkg/client"
@@ -35,7 +36,7 @@ import (
 //nolint:gochecknoglobals // nine servers are started once, in TestMain
 var (
 	shared *uptest.Platform
-	logs   uptest.Log
+	logs   testlog.Log
 )
 
 func TestMain(m *testing.M) {

@@ -1,12 +1,9 @@
 package uptest
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"os"
-	"slices"
-	"sync"
 )
 
 // Main runs the tests of a package that share what start starts, in a folder that goes away,
@@ -34,24 +31,3 @@ func Main(tests interface{ Run() int }, start func(dir string) (stop func() erro
 	fail(errors.Join(stop(), Leaks()))
 	return code
 }
-
-// Log is a log that tests read while others write. The zero value is empty and ready.
-type Log struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (l *Log) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Write(p)
-}
-
-// Bytes are what was written so far.
-func (l *Log) Bytes() []byte {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return slices.Clone(l.buf.Bytes())
-}
-
-func (l *Log) String() string { return string(l.Bytes()) }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/herald-nats/herald/internal/endpoint"
 	"github.com/herald-nats/herald/internal/natsconn"
+	"github.com/herald-nats/herald/internal/testlog"
 	"github.com/herald-nats/herald/pkg/audit"
 	"github.com/herald-nats/herald/pkg/audit/audittest"
 	"github.com/herald-nats/herald/pkg/ident"
@@ -41,7 +42,7 @@ type bench struct {
 	ledger  *ledger.Projection
 	records *taken
 	signing *keystore.Key
-	log     *logged
+	log     *testlog.Log
 	now     time.Time
 	guest   natsconn.Static
 	seal    *keystore.Key
@@ -143,7 +144,7 @@ func newBenchOf(t *testing.T, more func(*manifest.File)) (*bench, *ledgerNames) 
 	t.Helper()
 	name := must(ident.ParseName("test"))
 	ams := must(ident.ParseRegion("ams"))
-	b := &bench{t: t, now: time.Now(), records: new(taken), log: new(logged), ledger: ledger.NewProjection(nil)}
+	b := &bench{t: t, now: time.Now(), records: new(taken), log: new(testlog.Log), ledger: ledger.NewProjection(nil)}
 	f := platform.NewFile(platform.Spec{Name: name, Regions: []ident.Region{ams}, Home: ams, Nodes: 3, Port: 2000})
 	more(f)
 	p, err := platform.Create(t.Context(), filepath.Join(t.TempDir(), "p"), f, b.now, nil)
@@ -173,7 +174,7 @@ func newBenchOf(t *testing.T, more func(*manifest.File)) (*bench, *ledgerNames) 
 		Region: ams, Self: must(ident.ParseUserKey(self.Public())), SealKey: b.seal,
 		RoleKeys: provision.RoleKeys{must(ident.ParseAccountKey(member.Public())): member},
 		Ledger:   b.ledger, Home: names, Records: b.records, Guests: []ident.Label{label(platform.Guest)},
-		Log: b.log.logger(), Now: clock, Spread: func() float64 { return 0.5 },
+		Log: b.log.Logger(), Now: clock, Spread: func() float64 { return 0.5 },
 	}
 	b.svc = provision.New(b.config)
 	b.svc.Use(p.Full)

@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/herald-nats/herald/internal/testlog"
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/ledger"
 	"github.com/herald-nats/herald/pkg/ledger/ledgertest"
@@ -27,7 +28,7 @@ type one struct {
 	p     *ledgertest.Platform
 	doc   ledger.Entry
 	store *fallible
-	log   *logged
+	log   *testlog.Log
 	mu    sync.Mutex
 	sent  []message
 	lose  error // what sending answers
@@ -78,12 +79,12 @@ func (s *fallible) has(t *testing.T, k ledger.Key) string {
 
 func newOne(t *testing.T) *one {
 	t.Helper()
-	o := &one{p: ledgertest.NewPlatform(t, "demo", time.Unix(1790000000, 0)), store: new(fallible), log: new(logged)}
+	o := &one{p: ledgertest.NewPlatform(t, "demo", time.Unix(1790000000, 0)), store: new(fallible), log: new(testlog.Log)}
 	var names []ident.Region
 	o.doc, names = threeRegions(t, o.p)
 	o.Denials = &registrar.Denials{
 		Region: names[0], Self: userOf(0), Store: o.store, Opener: o.p.Opener(), Signer: o.p.Signer(0),
-		Publish: o.publish, Log: o.log.logger(), Now: o.p.Now,
+		Publish: o.publish, Log: o.log.Logger(), Now: o.p.Now,
 	}
 	o.Projection = ledger.NewProjection(o.Changed)
 	o.Projection.Apply(o.doc)
@@ -342,8 +343,8 @@ func TestEntriesAreBelievedForTheirSignatureAlone(t *testing.T) {
 		"the platform document": {ledger.PlatformKey().String(), o.p.Document(t, 9, 9)},
 	}
 	for what, pair := range unbelieved {
-		o.log = new(logged)
-		o.Log = o.log.logger()
+		o.log = new(testlog.Log)
+		o.Log = o.log.Logger()
 		o.Message("entries", entriesOf(pair))
 		if !bytes.Equal(o.Projection.Dump(), before) {
 			t.Fatalf("%s: it is believed", what)

@@ -21,6 +21,7 @@ import (
 
 	"github.com/herald-nats/herald/internal/endpoint"
 	"github.com/herald-nats/herald/internal/natsconn"
+	"github.com/herald-nats/herald/internal/testlog"
 	"github.com/herald-nats/herald/pkg/authn"
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/invite"
@@ -46,7 +47,7 @@ type bench struct {
 	decider   ledger.Decider
 	signing   *keystore.Key
 	now       time.Time
-	log       *logged
+	log       *testlog.Log
 	document  *ledger.Document
 	suspended map[ident.Identity]bool
 	keys      map[ident.KeyID]authn.KeyRecord
@@ -72,7 +73,7 @@ func newBench(t *testing.T) *bench {
 	t.Helper()
 	ams := must(ident.ParseRegion("ams"))
 	b := &bench{
-		t: t, store: new(memory.Decisions), now: time.Now().Truncate(time.Millisecond), log: new(logged),
+		t: t, store: new(memory.Decisions), now: time.Now().Truncate(time.Millisecond), log: new(testlog.Log),
 		suspended: map[ident.Identity]bool{}, keys: map[ident.KeyID]authn.KeyRecord{},
 	}
 	var err error
@@ -117,7 +118,7 @@ func (b *bench) registrar() *registrar.Home {
 		AccessKey: func(id ident.KeyID) (authn.KeyRecord, bool) { k, ok := b.keys[id]; return k, ok },
 		Redeemed:  func(ident.UserKey) []authn.Granted { return nil },
 		Names:     ledger.NameCounts{Projection: known, Now: clock, Rules: func() ledger.NameRules { return b.document.Names }},
-		Issuers:   must(ident.ParseLabel(platform.Auth)), Limits: registrar.DefaultLimits(), Log: b.log.logger(), Now: clock,
+		Issuers:   must(ident.ParseLabel(platform.Auth)), Limits: registrar.DefaultLimits(), Log: b.log.Logger(), Now: clock,
 	}
 }
 
@@ -542,8 +543,8 @@ func TestHomeWithoutLedger(t *testing.T) {
 				} else {
 					r = b.request(b.claim(alice, "alice", invited(code)))
 				}
-				b.log = new(logged)
-				b.home.Log = b.log.logger()
+				b.log = new(testlog.Log)
+				b.home.Log = b.log.Logger()
 				synctest.Test(t, func(t *testing.T) { // a decision is tried again and again, with pauses
 					b.t = t
 					_, werr := b.ask(door, r)

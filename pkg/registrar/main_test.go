@@ -1,12 +1,9 @@
 package registrar_test
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
-	"sync"
 	"testing"
 
 	"github.com/nats-io/nkeys"
@@ -44,28 +41,6 @@ func newUser(t testing.TB) *keystore.Key {
 		t.Fatal(err)
 	}
 	return k
-}
-
-// logged is a log that a test reads while others write.
-type logged struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (l *logged) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Write(p)
-}
-
-func (l *logged) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.String()
-}
-
-func (l *logged) logger() *slog.Logger {
-	return slog.New(slog.NewTextHandler(l, &slog.HandlerOptions{Level: slog.LevelDebug}))
 }
 
 // userOf and accountOf make keys that are the same in each run, so that a failing run can

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/herald-nats/herald/internal/testlog"
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/ledger"
 	"github.com/herald-nats/herald/pkg/ledger/ledgertest"
@@ -41,7 +42,7 @@ func TestMirrors(t *testing.T) {
 	ams, sfo, sgp := must(ident.ParseRegion("ams")), must(ident.ParseRegion("sfo")), must(ident.ParseRegion("sgp"))
 	equal, late, away := &behind{at: 5}, &behind{at: 2}, &behind{err: errors.New("cut off")}
 	now := time.Now()
-	log := new(logged)
+	log := new(testlog.Log)
 	var sent []string
 	fail := false
 	m := &registrar.Mirrors{
@@ -53,7 +54,7 @@ func TestMirrors(t *testing.T) {
 			sent = append(sent, subj+" "+string(data))
 			return nil
 		},
-		Log: log.logger(), Now: func() time.Time { return now },
+		Log: log.Logger(), Now: func() time.Time { return now },
 	}
 	compare := func() []string {
 		t.Helper()

@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/herald-nats/herald/internal/testlog"
 	"github.com/herald-nats/herald/pkg/audit"
 	"github.com/herald-nats/herald/pkg/audit/audittest"
 	"github.com/herald-nats/herald/pkg/ident"
@@ -94,7 +95,7 @@ func (r *records) Before(_ context.Context, t time.Time) (uint64, error) {
 type followed struct {
 	*registrar.Records
 	src    *records
-	log    *logged
+	log    *testlog.Log
 	issued []string
 	mu     sync.Mutex
 	end    func()
@@ -104,9 +105,9 @@ const longest = ledger.MaxLife
 
 func follow(t *testing.T, src *records) *followed {
 	t.Helper()
-	f := &followed{src: src, log: new(logged)}
+	f := &followed{src: src, log: new(testlog.Log)}
 	f.Records = &registrar.Records{
-		Holdings: ledger.NewHoldings(), Log: f.log.logger(), Now: time.Now,
+		Holdings: ledger.NewHoldings(), Log: f.log.Logger(), Now: time.Now,
 		Issued: func(r audit.Record) {
 			f.mu.Lock()
 			defer f.mu.Unlock()
@@ -318,7 +319,7 @@ func TestRecordsThatDoNotAdvance(t *testing.T) {
 		src := &stuck{records: newRecords(t)}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
-		f := &registrar.Records{Holdings: ledger.NewHoldings(), Log: new(logged).logger(), Now: time.Now}
+		f := &registrar.Records{Holdings: ledger.NewHoldings(), Log: new(testlog.Log).Logger(), Now: time.Now}
 		f.Follow(ctx, "ams", src)
 		if src.asked > 200 {
 			t.Errorf("asked %d times in a minute", src.asked)

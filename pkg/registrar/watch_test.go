@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/herald-nats/herald/internal/testlog"
 	"github.com/herald-nats/herald/pkg/keystore"
 	"github.com/herald-nats/herald/pkg/registrar"
 	"github.com/herald-nats/herald/pkg/trust"
@@ -15,7 +16,7 @@ import (
 // watching is a Watcher that runs.
 type watching struct {
 	*registrar.Watcher
-	log     *logged
+	log     *testlog.Log
 	mu      sync.Mutex
 	known   []string
 	changed chan struct{}
@@ -24,9 +25,9 @@ type watching struct {
 // watch starts a watcher in a region, with one of the signing keys.
 func (w *fleet) watch(t *testing.T, in string, key int, every time.Duration, known ...string) *watching {
 	t.Helper()
-	o := &watching{log: &logged{}, known: known, changed: make(chan struct{}, 1)}
+	o := &watching{log: &testlog.Log{}, known: known, changed: make(chan struct{}, 1)}
 	o.Watcher = &registrar.Watcher{
-		Resolver: w.resolver(t, in, key), Changed: o.changed, Spread: func() float64 { return 0.5 }, Log: o.log.logger(), Now: time.Now, Every: every,
+		Resolver: w.resolver(t, in, key), Changed: o.changed, Spread: func() float64 { return 0.5 }, Log: o.log.Logger(), Now: time.Now, Every: every,
 		Known: func() []string {
 			o.mu.Lock()
 			defer o.mu.Unlock()

@@ -1,10 +1,8 @@
 package oidc_test
 
 import (
-	"bytes"
 	"errors"
 	"log/slog"
-	"sync"
 	"testing"
 	"time"
 
@@ -12,6 +10,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/herald-nats/herald/internal/oidctest"
+	"github.com/herald-nats/herald/internal/testlog"
 	"github.com/herald-nats/herald/pkg/authn"
 	"github.com/herald-nats/herald/pkg/authn/oidc"
 	"github.com/herald-nats/herald/pkg/ident"
@@ -60,12 +59,12 @@ type platform struct {
 	*oidc.Method
 	corp    *oidctest.Provider
 	network oidctest.Network
-	log     *logged
+	log     *testlog.Log
 }
 
 func newPlatform(t testing.TB, edit ...func(*oidc.Provider)) *platform {
 	t.Helper()
-	p := &platform{corp: oidctest.New(corp, jose.ES256), log: new(logged)}
+	p := &platform{corp: oidctest.New(corp, jose.ES256), log: new(testlog.Log)}
 	p.network = oidctest.Network{corp: p.corp}
 	conf := provider(t)
 	for _, f := range edit {
@@ -99,21 +98,4 @@ func set(name string, value any) func(map[string]any) {
 			delete(c, name)
 		}
 	}
-}
-
-type logged struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (l *logged) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Write(b)
-}
-
-func (l *logged) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.String()
 }
