@@ -18,16 +18,17 @@ type gate struct {
 	mu       sync.Mutex
 	n, waits int       // all, and those of them that wait
 	began    time.Time // of the rush
-	last     time.Time // when there were last more than half of standing
+	last     time.Time // when there were standing last, or more
 }
 
 const (
 	// burst is how many there are at most.
 	burst = 256
 	// patience is for how long a rush is met by burst: as long as who is refused is told to stay
-	// away. It is over once there were few for calm.
+	// away. It is over once there were fewer than standing for calm: a load that is steady and
+	// less than that is none.
 	patience = 500 * time.Millisecond
-	calm     = 50 * time.Millisecond
+	calm     = 250 * time.Millisecond
 	// perProcessor is how many of those that are let in after that there are for each processor,
 	// and leastAtWork how many in any case. docs/performance.md has what other numbers did.
 	perProcessor = 48
@@ -42,15 +43,16 @@ func newGate() *gate {
 func (g *gate) enter(now time.Time) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	working := g.n - g.waits
-	if working > g.standing/2 {
+	if g.n >= burst {
+		return false
+	}
+	if g.n-g.waits >= g.standing {
 		if now.Sub(g.last) > calm {
 			g.began = now
 		}
-		g.last = now
-	}
-	if g.n >= burst || working >= g.standing && now.Sub(g.began) > patience {
-		return false
+		if g.last = now; now.Sub(g.began) > patience {
+			return false
+		}
 	}
 	g.n++
 	return true

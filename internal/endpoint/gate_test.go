@@ -61,6 +61,17 @@ func TestGate(t *testing.T) {
 		t.Errorf("after a moment without a rush %d are let in, and not %d", in, burst)
 	}
 	leave(g, g.n)
+	// Nor is a load that is steady, and less than may stay: what comes beside it is let in.
+	let(g, few-10, now)
+	for range 1000 {
+		now = now.Add(time.Millisecond)
+		leave(g, 5)
+		let(g, 5, now)
+	}
+	if in := let(g, burst, now); in != burst-(few-10) {
+		t.Errorf("beside a steady load %d are let in", in)
+	}
+	leave(g, g.n)
 	// Many at one moment and then nobody is no rush that lasts, however often it happens.
 	for range 100 {
 		now = now.Add(2 * calm)
