@@ -62,7 +62,12 @@ func (t *Tool) progress(what string, done, of int) {
 
 // Dial connects as a short-lived user of one of Herald's own roles.
 func (t *Tool) Dial(ctx context.Context, account, role string) (*nats.Conn, error) {
-	user, err := t.Platform.Mint(account, role, t.Now(), toolLife)
+	return t.DialFor(ctx, "nscsetup", account, role)
+}
+
+// DialFor is Dial for a user of that name, by which services know who it is.
+func (t *Tool) DialFor(ctx context.Context, name, account, role string) (*nats.Conn, error) {
+	user, err := t.Platform.MintFor(name, account, role, t.Now(), toolLife)
 	if err != nil {
 		return nil, err
 	}

@@ -34,10 +34,11 @@ const (
 
 // Request is a request as it arrived.
 type Request struct {
-	ID     string // made here, told to the caller, in the log
-	Reply  string
-	Header map[string][]string
-	Body   []byte
+	ID      string // made here, told to the caller, in the log
+	Subject string // on which it came
+	Reply   string
+	Header  map[string][]string
+	Body    []byte
 }
 
 // Response is what goes back.
@@ -163,6 +164,7 @@ func (s *Server) ready(name string, err error) (*Server, error) {
 // connection and not through micro.Request: what Error and a failed Respond
 // write there, micro reads when the handler returns, which here is before.
 type request interface {
+	Subject() string
 	Reply() string
 	Headers() micro.Headers
 	Data() []byte
@@ -171,6 +173,7 @@ type request interface {
 // plain is a message that came without micro.
 type plain struct{ m *nats.Msg }
 
+func (p plain) Subject() string        { return p.m.Subject }
 func (p plain) Reply() string          { return p.m.Reply }
 func (p plain) Headers() micro.Headers { return micro.Headers(p.m.Header) }
 func (p plain) Data() []byte           { return p.m.Data }
@@ -182,7 +185,7 @@ func (s *Server) take(e Endpoint, r request) {
 		return
 	}
 	id := newRequestID()
-	req := Request{ID: id, Reply: r.Reply(), Header: r.Headers(), Body: r.Data()}
+	req := Request{ID: id, Subject: r.Subject(), Reply: r.Reply(), Header: r.Headers(), Body: r.Data()}
 	if e.Admit != nil {
 		if refusal, ok := e.Admit(req); !ok {
 			e.Meter.refused(refusal)

@@ -25,7 +25,6 @@ import (
 	"github.com/herald-nats/herald/pkg/platform"
 	"github.com/herald-nats/herald/pkg/registrar"
 	"github.com/herald-nats/herald/pkg/subject"
-	"github.com/herald-nats/herald/pkg/wire"
 )
 
 // keeper is the parts of a registrar that work on the ledger.
@@ -42,6 +41,8 @@ type keeper struct {
 	watcher *registrar.Watcher // of the servers
 	rebased chan struct{}      // the ledger has other base claims than before
 	door    *registrar.Doorkeeper
+	revoker *registrar.Revoker
+	admin   *registrar.Admin
 
 	accounts atomic.Pointer[[]string] // JWTs of the folder
 }
@@ -61,30 +62,35 @@ func (c *Config) startRegistrar(ctx, run context.Context, r *Running, log *slog.
 	}
 	k := &keeper{signing: r.files.signing, refresh: make(chan audit.Record, 1024), rebased: make(chan struct{}, 1)}
 	k.door = &registrar.Doorkeeper{Holdings: ledger.NewHoldings(), Kick: kicker(sys), Log: log, Now: time.Now}
-	if err := c.keepLedger(ctx, run, r, k, log); err != nil {
-		return err
-	}
-	r.work.Go(func() { k.door.Run(run) })
-	if c.Region == c.platform.Home {
-		if err := c.decide(ctx, run, r, k, log); err != nil {
-			return err
-		}
-	}
 	accounts := r.files.accounts // which a reload replaces
 	k.accounts.Store(&accounts)
+	resolver := registrar.NewResolver(sys, c.operator, k.signing, time.Now)
+	resolver.Revoked = func(a ident.AccountKey) map[ledger.Key]ledger.Revocation { return k.know.projection.Revoked(a) }
 	k.watcher = &registrar.Watcher{
-		Resolver: registrar.NewResolver(sys, c.operator, k.signing, time.Now),
+		Resolver: resolver,
 		Known:    func() []string { return append(k.know.bases(), *k.accounts.Load()...) },
 		Changed:  k.rebased, Spread: issuer.Spread,
 		Repaired: func(s registrar.Standing, by []string) { k.written.Note(registrar.RepairOf(s, by, time.Now())) },
 		Log:      log, Now: time.Now,
+	}
+	if err := c.keepLedger(ctx, run, r, k, log); err != nil {
+		return err
+	}
+	r.work.Go(func() { k.door.Run(run) })
+	r.work.Go(func() { k.revoker.Run(run) })
+	if c.Region == c.platform.Home {
+		if err := c.decide(ctx, run, r, k, log); err != nil {
+			return err
+		}
 	}
 	r.work.Go(func() {
 		if err := k.watcher.Run(run); err != nil {
 			log.Error("servers are not watched", "error", err)
 		}
 	})
-	c.discover(r, log)
+	if err := c.administer(r, k, log); err != nil {
+		return err
+	}
 	return r.doors.open(ctx, run)
 }
 
@@ -101,16 +107,31 @@ func kicker(sys *nats.Conn) func(context.Context, string, uint64) error {
 	}
 }
 
-// discover lets administrators find the registrar and see how it is, as they do issuers.
-func (c *Config) discover(r *Running, log *slog.Logger) {
-	// micro shows what a service tells of itself with its endpoints, so there must be one.
-	admin := endpoint.Endpoint{Name: "admin", Subject: subject.AdminAll, Handler: func(context.Context, endpoint.Request) endpoint.Response {
-		return endpoint.Response{Err: wire.Errorf(wire.BadRequest, "use 'nscsetup'", "this registrar takes no requests of administrators")}
-	}}
-	r.doors.add(c.door(r, platform.LedgerCreds, "discovery", log, func(nc *nats.Conn) (*endpoint.Server, error) {
+// administer answers administrators, who also find the registrar there and see how it is, as
+// they do issuers.
+func (c *Config) administer(r *Running, k *keeper, log *slog.Logger) error {
+	labels := make(map[string]ident.Label)
+	for _, name := range []string{platform.Admin, platform.RoleAdmin, platform.System, platform.Ledger, platform.Readers, platform.Auth, platform.Guest, platform.Door} {
+		l, err := ident.ParseLabel(name)
+		if err != nil {
+			return err
+		}
+		labels[name] = l
+	}
+	k.admin = &registrar.Admin{
+		Region: c.Region, Self: r.files.self, Administrators: labels[platform.Admin], Role: labels[platform.RoleAdmin],
+		Untouchable: []ident.Label{
+			labels[platform.Admin], labels[platform.System], labels[platform.Ledger], labels[platform.Readers],
+			labels[platform.Auth], labels[platform.Guest], labels[platform.Door],
+		},
+		Document: k.know.document, Ledger: k.know.projection, Holdings: k.door.Holdings, Denials: k.denials, Revoker: k.revoker,
+		Confirm: k.watcher.Confirm, Open: k.door.WaitingOf, Signing: k.signing, Refused: k.written.Note, Log: log, Now: time.Now,
+	}
+	r.doors.add(c.door(r, platform.LedgerCreds, "administration", log, func(nc *nats.Conn) (*endpoint.Server, error) {
 		return endpoint.Serve(nc, Registrar, registrar.Queue, "names, denials and accounts in "+c.Region.String(),
-			[]endpoint.Endpoint{admin}, func() any { return r.Stats().shown() })
+			[]endpoint.Endpoint{k.admin.Endpoint()}, func() any { return r.Stats().shown() })
 	}))
+	return nil
 }
 
 // attach connects with creds of the folder.
@@ -157,10 +178,15 @@ func (c *Config) keepLedger(ctx, run context.Context, r *Running, k *keeper, log
 		k.logins = oidc.New(k.know.document().Providers, oidc.Options{Log: log})
 		r.logins = k.logins
 	}
+	k.revoker = &registrar.Revoker{
+		Denials: k.denials, Holdings: k.door.Holdings, Ledger: k.know.projection, Touch: k.watcher.Touch, Log: log, Now: time.Now,
+	}
 	k.door.Gone = k.know.projection.Gone
 	changed := func(e ledger.Entry) {
 		k.denials.Changed(e)
 		k.door.Changed(e)
+		// Home decides of access keys.
+		k.revoker.Changed(e, e.Key.Kind() == ledger.KindAccessKey && c.Region == c.platform.Home)
 		if e.Key.Kind() == ledger.KindBase {
 			k.look()
 		}
@@ -200,10 +226,13 @@ func (c *Config) keepLedger(ctx, run context.Context, r *Running, k *keeper, log
 	}
 	r.work.Go(func() { k.denials.Run(run) })
 
-	k.records = &registrar.Records{Holdings: k.door.Holdings, Issued: k.door.Issued, Log: log, Now: time.Now}
-	if c.Region == c.platform.Home {
-		k.records.Issued = func(rec audit.Record) { k.door.Issued(rec); k.issued(rec) }
-	}
+	k.records = &registrar.Records{Holdings: k.door.Holdings, Log: log, Now: time.Now, Issued: func(rec audit.Record) {
+		k.door.Issued(rec)
+		k.revoker.Issued(rec)
+		if c.Region == c.platform.Home {
+			k.issued(rec)
+		}
+	}}
 	if err := jetstream.RecordNews(read, k.records.News); err != nil {
 		return err
 	}

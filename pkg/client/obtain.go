@@ -78,7 +78,7 @@ func (p *Platform) DialGuest(ctx context.Context, urls []string) (*nats.Conn, er
 		return nil, err
 	}
 	nc, err := natsconn.Dial(ctx, natsconn.Options{
-		URLs: urls, Name: "guest", Credential: p.guest, InboxPrefix: subject.UserInboxPrefix(guest), TLS: p.tls(),
+		URLs: urls, Name: "guest", Credential: p.guest, InboxPrefix: subject.UserInboxPrefix(guest), TLS: p.TLS(),
 	})
 	if err != nil {
 		return nil, notConnected(err)

@@ -59,8 +59,9 @@ func (p *Platform) WithCertificate(certificate func() (tls.Certificate, error)) 
 	return &q
 }
 
-// tls is what connections to the platform need.
-func (p *Platform) tls() natsconn.TLS {
+// TLS is what connections to the platform need: how servers are verified, and what this client
+// shows them.
+func (p *Platform) TLS() natsconn.TLS {
 	t := natsconn.TLSTrust(p.trusted)
 	t.Certificate = p.shown
 	return t

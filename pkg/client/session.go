@@ -72,12 +72,21 @@ func Connect(ctx context.Context, cfg Config) (*Session, error) {
 	if len(s.urls) == 0 {
 		s.urls = cfg.Platform.Nearest(ctx, cfg.Region)
 	}
-	if !s.cached(cfg.Platform.now()) {
-		if err := s.obtain(ctx); err != nil {
-			return nil, err
+	cached := s.cached(cfg.Platform.now())
+	if !cached {
+		err = s.obtain(ctx)
+	}
+	if err == nil {
+		err = s.dial(ctx)
+	}
+	if cached && refusedByServer(err) {
+		// It was revoked meanwhile, or its role has another key. Whether there is another for
+		// us, an issuer says.
+		if err = s.obtain(ctx); err == nil {
+			err = s.dial(ctx)
 		}
 	}
-	if err := s.dial(ctx); err != nil {
+	if err != nil {
 		return nil, err
 	}
 	wctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
@@ -209,7 +218,7 @@ func (s *Session) dial(ctx context.Context) error {
 	}
 	nc, err := natsconn.Dial(ctx, natsconn.Options{
 		URLs: s.urls, Name: s.cfg.Wish.Name.String(), Credential: credential{s},
-		InboxPrefix: subject.UserInboxPrefix(s.user), TLS: s.Platform().tls(), Log: s.cfg.Log,
+		InboxPrefix: subject.UserInboxPrefix(s.user), TLS: s.Platform().TLS(), Log: s.cfg.Log,
 		OnDisconnect: func(error) { notify(false) },
 		OnReconnect:  func(*nats.Conn) { notify(true) },
 		OnError:      s.hear,
@@ -224,7 +233,7 @@ func (s *Session) dial(ctx context.Context) error {
 // hear passes on what the server said; that the credential has ended it says
 // whatever our clock says, and then a new one is due now.
 func (s *Session) hear(sub *nats.Subscription, err error) {
-	if errors.Is(err, nats.ErrAuthExpired) || errors.Is(err, nats.ErrAuthorization) || errors.Is(err, nats.ErrAuthRevoked) {
+	if refusedByServer(err) {
 		s.mu.Lock()
 		s.cred.Expires = s.cfg.Platform.now() // not to be shown again
 		s.mu.Unlock()
@@ -236,6 +245,11 @@ func (s *Session) hear(sub *nats.Subscription, err error) {
 	if s.cfg.OnError != nil {
 		s.cfg.OnError(sub, err)
 	}
+}
+
+// refusedByServer tells whether it is the credential that a server does not take.
+func refusedByServer(err error) bool {
+	return errors.Is(err, nats.ErrAuthExpired) || errors.Is(err, nats.ErrAuthorization) || errors.Is(err, nats.ErrAuthRevoked)
 }
 
 // renewLoop gets a new credential before the old one ends: in its own account,

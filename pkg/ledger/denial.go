@@ -14,6 +14,11 @@ type Revocation struct {
 	Why    string `json:"why,omitempty"` // and the reason
 }
 
+// Ends is when no credential is alive any more that the revocation ends: none lives for
+// longer than MaxLife, in whatever account, since any may have static users. After that
+// servers need not be told of it.
+func (r Revocation) Ends() time.Time { return time.Unix(r.Before, 0).Add(MaxLife) }
+
 // Suspension keeps an identity, a user or an account from being given credentials,
 // or ends that. The entry's version is a counter: who resumes or suspends adds one to
 // what they saw, the later counter holds, and of two with one counter the one that
@@ -21,13 +26,16 @@ type Revocation struct {
 type Suspension struct {
 	By  string `json:"by,omitempty"`
 	Why string `json:"why,omitempty"`
+	// Revoked: they are not expected back, and are told so. Who resumes them may all the same.
+	Revoked bool `json:"revoked,omitempty"`
 }
 
 // maxWhy bounds what people write beside a decision.
 const maxWhy = 512
 
-// Revoke states that a user's credentials issued at or before a moment are over. It
-// gives nil if an equal or later revocation is there: cur, which may be nil.
+// Revoke states that a user's credentials issued at or before a moment are over, or those of
+// a whole account; see RevocationKey and EverybodyKey. It gives nil if an equal or later
+// revocation is there: cur, which may be nil.
 // The result is to be appended to the own region's DenialStore.
 func Revoke(o Opener, s Signer, key Key, cur *Entry, before time.Time, r Revocation, now time.Time) (*Entry, error) {
 	if key.Kind() != KindRevocation || before.Unix() <= 0 || len(r.By) > maxWhy || len(r.Why) > maxWhy {
@@ -54,12 +62,18 @@ func Suspend(o Opener, s Signer, key Key, cur *Entry, suspend bool, seen uint64,
 	}
 	suspended := cur != nil && cur.Denies
 	switch {
-	case suspend && suspended, !suspend && !suspended && have == seen:
+	case suspend && suspended && (isRevoked(cur) || !r.Revoked), !suspend && !suspended && have == seen:
 		return nil, nil
 	case !suspend && have != seen:
 		return nil, fmt.Errorf("%s is at %d: %w", key, have, ErrOld)
 	}
 	return stated(o, s, draft{key: key, version: have + 1, denies: suspend, at: now, body: r})
+}
+
+// isRevoked tells whether a suspension says that they are not expected back.
+func isRevoked(e *Entry) bool {
+	b, _ := e.Body.(Suspension)
+	return b.Revoked
 }
 
 func stated(o Opener, s Signer, d draft) (*Entry, error) {

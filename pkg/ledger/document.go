@@ -27,8 +27,29 @@ type Document struct {
 	Providers   []oidc.Provider // whose tokens show who asks
 	// AuditRequired: what grants something is recorded first, or not granted.
 	AuditRequired bool
+	// Servers are those that there should be. A registrar that says who has heard of a
+	// revocation goes by it, because who is away does not say so.
+	Servers []Servers
 
 	index func() *policy.Index
+}
+
+// Servers are those of one region, by the names that they give themselves.
+type Servers struct {
+	Region ident.Region `json:"region"`
+	Names  []ident.Name `json:"names"`
+}
+
+// ServerNames are the names of all servers that there should be; none where the document does
+// not say.
+func (d *Document) ServerNames() []string {
+	var out []string
+	for _, r := range d.Servers {
+		for _, n := range r.Names {
+			out = append(out, n.String())
+		}
+	}
+	return out
 }
 
 // Grants is the policy, ready to decide by.
@@ -46,6 +67,7 @@ type documentBody struct {
 	Names     NameRules       `json:"names"`
 	Providers []oidc.Provider `json:"providers,omitempty"`
 	Audit     string          `json:"audit,omitempty"` // auditRequired, or nothing
+	Servers   []Servers       `json:"servers,omitempty"`
 }
 
 const auditRequired = "required"
@@ -66,7 +88,7 @@ func (d *Document) Sign(s KeySigner, now time.Time) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	b := documentBody{Public: token, Policy: d.Policy, Names: d.Names, Providers: d.Providers}
+	b := documentBody{Public: token, Policy: d.Policy, Names: d.Names, Providers: d.Providers, Servers: d.Servers}
 	if d.AuditRequired {
 		b.Audit = auditRequired
 	}
@@ -143,7 +165,7 @@ func openDocument(op *trust.Operator, e trust.Entry) (*Document, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Document{PublicToken: b.Public, Policy: b.Policy, Names: b.Names, Providers: b.Providers, AuditRequired: b.Audit == auditRequired}
+	d := &Document{PublicToken: b.Public, Policy: b.Policy, Names: b.Names, Providers: b.Providers, AuditRequired: b.Audit == auditRequired, Servers: b.Servers}
 	if d.Public, err = op.OpenPlatform(b.Public); err != nil {
 		return nil, fmt.Errorf("its public part: %w", err)
 	}

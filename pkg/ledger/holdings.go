@@ -114,6 +114,44 @@ func (h *Holdings) Of(id ident.Identity, now time.Time) []Held {
 	return all
 }
 
+// Holder is a user and the identity that holds it.
+type Holder struct {
+	Identity ident.Identity
+	Held
+}
+
+// ByUser gives the accounts in which a user is held now, and by whom. It looks through all.
+func (h *Holdings) ByUser(user ident.UserKey, now time.Time) []Holder {
+	return h.those(now, func(k holding) bool { return k.user == user })
+}
+
+// Newest is the newest iat that is known of anybody in an account, in seconds; 0: nobody is.
+// It looks through all.
+func (h *Holdings) Newest(account ident.AccountKey, now time.Time) int64 {
+	var newest int64
+	for _, x := range h.those(now, func(k holding) bool { return k.account == account }) {
+		newest = max(newest, x.Issued)
+	}
+	return newest
+}
+
+func (h *Holdings) those(now time.Time, are func(holding) bool) []Holder {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var all []Holder
+	for id, users := range h.of {
+		for k, s := range users {
+			if s.expires > now.Unix() && are(k) {
+				all = append(all, Holder{id, Held{Account: k.account, User: k.user, Issued: s.issued, Expires: s.expires, Server: s.server, Client: s.client}})
+			}
+		}
+	}
+	slices.SortFunc(all, func(a, b Holder) int {
+		return cmp.Or(cmp.Compare(a.Account.String(), b.Account.String()), cmp.Compare(a.Identity.String(), b.Identity.String()))
+	})
+	return all
+}
+
 // Len is how many identities hold a user.
 func (h *Holdings) Len() int {
 	h.mu.Lock()

@@ -46,6 +46,12 @@ func RevocationKey(a ident.AccountKey, u ident.UserKey) Key {
 	return Key{"revocation." + a.String() + "." + u.String()}
 }
 
+// everybody stands in a revocation's key where otherwise a user does.
+const everybody = "ALL"
+
+// EverybodyKey is the key of the revocation of all users of an account.
+func EverybodyKey(a ident.AccountKey) Key { return Key{"revocation." + a.String() + "." + everybody} }
+
 // IdentitySuspension is the key of an identity's suspension; an access key is
 // disabled by suspending its identity.
 func IdentitySuspension(id ident.Identity) Key { return Key{"suspension.identity." + id.Token()} }
@@ -76,7 +82,11 @@ func ParseKey(s string) (Key, error) {
 			err = fmt.Errorf("the platform has no %.20q", id)
 		}
 	case KindRevocation:
-		_, _, err = userOf(id)
+		if account, all := strings.CutSuffix(id, "."+everybody); all {
+			_, err = ident.ParseAccountKey(account)
+		} else {
+			_, _, err = userOf(id)
+		}
 	case KindSuspension:
 		err = checkSuspended(id)
 	default:
@@ -197,7 +207,8 @@ func (k Key) Account() ident.AccountKey {
 	return ident.AccountKey{}
 }
 
-// User is the user that a revocation or a suspension is about; zero for other keys.
+// User is the user that a revocation or a suspension is about; zero for other keys, and for
+// that of EverybodyKey.
 func (k Key) User() ident.UserKey {
 	if k.Kind() == KindName {
 		return ident.UserKey{}

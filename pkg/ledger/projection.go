@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"hash/maphash"
+	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -52,6 +53,8 @@ type otherEntries struct {
 	m  map[Key]Entry
 	// redeemed are the invitations that a user came with.
 	redeemed map[ident.UserKey][]Key
+	// revoked are the revocations of each account that has some.
+	revoked map[ident.AccountKey]map[Key]Revocation
 }
 
 // NewProjection gives an empty projection. changed is called with each entry that
@@ -118,6 +121,9 @@ func (p *Projection) applyOther(e Entry) bool {
 	if i, ok := e.Body.(Invite); ok {
 		o.redeem(e.Key, i)
 	}
+	if r, ok := e.Body.(Revocation); ok {
+		o.revoke(e.Key, r)
+	}
 	if e.Key.Denial() {
 		p.digest.swap(e.Key, cur.Sum, e.Sum)
 	}
@@ -137,6 +143,25 @@ func (o *otherEntries) redeem(k Key, i Invite) {
 			o.redeemed[r.User] = append(o.redeemed[r.User], k)
 		}
 	}
+}
+
+func (o *otherEntries) revoke(k Key, r Revocation) {
+	a := k.Account()
+	if o.revoked == nil {
+		o.revoked = make(map[ident.AccountKey]map[Key]Revocation)
+	}
+	if o.revoked[a] == nil {
+		o.revoked[a] = make(map[Key]Revocation)
+	}
+	o.revoked[a][k] = r
+}
+
+// Revoked gives the revocations of an account; the key's User is zero for that of everybody.
+func (p *Projection) Revoked(account ident.AccountKey) map[Key]Revocation {
+	o := &p.others[1]
+	o.mu.RLock()
+	defer o.mu.RUnlock()
+	return maps.Clone(o.revoked[account])
 }
 
 // Redeemed gives what the invitations are for that a user came with, also those that were
@@ -246,12 +271,14 @@ func (p *Projection) Denied(id ident.Identity, account ident.AccountKey, user id
 // RevokedBefore is the moment, in seconds since 1970, up to which credentials of a
 // user in an account are revoked; 0 if none are.
 func (p *Projection) RevokedBefore(account ident.AccountKey, user ident.UserKey) int64 {
-	e, ok := p.Get(RevocationKey(account, user))
-	if !ok {
+	o := &p.others[1]
+	o.mu.RLock()
+	defer o.mu.RUnlock()
+	of := o.revoked[account]
+	if len(of) == 0 {
 		return 0
 	}
-	r, _ := e.Body.(Revocation)
-	return r.Before
+	return max(of[RevocationKey(account, user)].Before, of[EverybodyKey(account)].Before)
 }
 
 // Denials gives all entries that are written anywhere, in the order of their keys;

@@ -22,6 +22,11 @@ type User struct {
 // Mint makes a user of a role with a key of its own, for one piece of work of
 // the set-up tool: it needs the role's key from operator/.
 func (p *Platform) Mint(account, role string, now time.Time, life time.Duration) (User, error) {
+	return p.MintFor("nscsetup", account, role, now, life)
+}
+
+// MintFor is Mint for a user of that name, by which services know who it is.
+func (p *Platform) MintFor(name, account, role string, now time.Time, life time.Duration) (User, error) {
 	roleKey, err := keystore.Load(p.Dir.roleKey(account, role), keystore.Account)
 	if err != nil {
 		return User{}, fmt.Errorf("the key of role %s/%s: %w", account, role, err)
@@ -34,7 +39,7 @@ func (p *Platform) Mint(account, role string, now time.Time, life time.Duration)
 	if err != nil {
 		return User{}, err
 	}
-	token, err := serviceJWT(roleKey, accKey.String(), user.Public(), "nscsetup", p.File.Home.String(), now, life)
+	token, err := serviceJWT(roleKey, accKey.String(), user.Public(), name, p.File.Home.String(), now, life)
 	if err != nil {
 		return User{}, err
 	}

@@ -422,7 +422,10 @@ func (s *Service) identify(ctx context.Context, e authn.Evidence) (authn.Who, er
 
 // denied refuses who is suspended: the identity, this user of it, or the account.
 func (s *Service) denied(id ident.Identity, account ident.AccountKey, user ident.UserKey) *wire.Error {
-	if _, ok := s.Ledger.Denied(id, account, user); ok {
+	if e, ok := s.Ledger.Denied(id, account, user); ok {
+		if b, is := e.Body.(ledger.Suspension); is && b.Revoked {
+			return wire.Errorf(wire.Revoked, "ask the platform's operator", "you are revoked")
+		}
 		return wire.Errorf(wire.Suspended, "ask the platform's operator", "you are suspended")
 	}
 	return nil

@@ -108,7 +108,11 @@ func (d *Denials) init() {
 // Revoke ends a user's credentials in an account that were issued at or before a
 // moment. See write for what an error means.
 func (d *Denials) Revoke(ctx context.Context, account ident.AccountKey, user ident.UserKey, before time.Time, r ledger.Revocation) (ledger.Entry, error) {
-	key := ledger.RevocationKey(account, user)
+	return d.RevokeKey(ctx, ledger.RevocationKey(account, user), before, r)
+}
+
+// RevokeKey is Revoke by the key of a revocation, which may be that of everybody.
+func (d *Denials) RevokeKey(ctx context.Context, key ledger.Key, before time.Time, r ledger.Revocation) (ledger.Entry, error) {
 	return d.write(ctx, key, func(cur *ledger.Entry) (*ledger.Entry, error) {
 		return ledger.Revoke(d.Opener, d.Signer, key, cur, before, r, d.Now())
 	})

@@ -43,6 +43,19 @@ type DoorStats struct {
 	Forgotten    uint64 // that are not going to be: there were too many at once
 }
 
+// WaitingOf is how many connections of an identity are to be closed still.
+func (d *Doorkeeper) WaitingOf(id ident.Identity) int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	n := 0
+	for c := range d.pending {
+		if c.identity == id {
+			n++
+		}
+	}
+	return n
+}
+
 // connection is one of a server's connections, and whose.
 type connection struct {
 	server   string

@@ -168,11 +168,16 @@ func (w *fleet) tenant() tenant {
 	return tenant{w, must(ident.ParseAccountKey(newKey(keystore.Account).Public()))}
 }
 
+// lately is a moment of which revocations are told in seconds: what is long over is taken out.
+//
+//nolint:gochecknoglobals // one for all
+var lately = sync.OnceValue(func() int64 { return time.Now().Add(-time.Hour).Unix() })
+
 // says is what a JWT of a tenant says, who signed it and when.
 type says struct {
 	version uint64
 	base    string           // any two differ
-	revoked map[string]int64 // by user
+	revoked map[string]int64 // by user; see lately
 	key     int              // signing key
 	by      *keystore.Key    // instead, whoever that is
 	at      time.Time        // zero: a minute ago
@@ -186,7 +191,7 @@ func (a tenant) token(s says) string {
 	}
 	c.Description = s.base
 	for who, at := range s.revoked {
-		c.RevokeAt(who, time.Unix(at, 0))
+		c.RevokeAt(who, time.Unix(lately()+at, 0))
 	}
 	if s.by == nil {
 		s.by = a.w.signing[s.key]

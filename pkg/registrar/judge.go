@@ -17,8 +17,8 @@ import (
 
 // followShort is how many seconds short of the date that is too far ahead dates are no
 // longer followed. What follows a date is dated after it, and must not itself be too far
-// ahead for another, whose clock is a little behind.
-const followShort = 60
+// ahead for another, whose clock may be behind by three minutes.
+const followShort = 200
 
 // judge says how servers stand to an account after they were asked, and what is to be
 // pushed, if anything is and may be. servers is how many there are.
@@ -36,18 +36,20 @@ func (r *Resolver) judge(it *item, servers int, mayPush bool) {
 	for i, h := range it.held {
 		found[i] = r.verified(it, string(h.data))
 	}
-	// One JWT says all that it says; what that is need not be looked into.
-	sole := len(it.opened) == 1
+	denied := r.revocations(it.st.Account)
+	// One JWT says all that it says; where nobody is revoked, what that is need not be looked
+	// into.
+	sole := len(it.opened) == 1 && it.opened[0].Revoked == 0 && len(denied.of) == 0
 	var join trust.Content
 	var err error
 	if !sole {
-		if join, err = it.join(it.opened); err == nil {
+		if join, err = it.content(denied); err == nil {
 			err = join.Conflict()
 		}
 	}
 	// good tells whether a JWT may stay where it is.
 	good := func(a trust.AccountJWT) bool {
-		return err == nil && a.Token != "" && a.IssuedAt <= horizon && (sole || it.says[a.Token].Equal(join))
+		return err == nil && a.Token != "" && a.IssuedAt <= horizon && (sole || denied.good(it.says[a.Token], join))
 	}
 
 	first := it.pushes == 0
@@ -75,13 +77,13 @@ func (r *Resolver) judge(it *item, servers int, mayPush bool) {
 		return
 	}
 	newest := slices.MaxFunc(it.opened, func(a, b trust.AccountJWT) int { return cmp.Compare(a.Version, b.Version) })
-	best := it.best(good)
+	best := it.best(good, above)
 	it.st.Version, it.st.Name, it.st.Token = newest.Version, newest.Name, best.Token
 	if !mayPush || !it.wanting(servers) {
 		return
 	}
 	if best.Token == "" || best.IssuedAt <= above {
-		if best, err = r.sign(it, above, follow); err != nil {
+		if best, err = r.sign(it, denied, above, follow); err != nil {
 			it.st.Err = err
 			return
 		}
@@ -143,12 +145,36 @@ func (it *item) join(of []trust.AccountJWT) (trust.Content, error) {
 	return trust.Join(all[0], all[1:]...)
 }
 
-// best is of those JWTs that say all that is to be said the newest, so that all who push
-// push the same one.
-func (it *item) best(good func(trust.AccountJWT) bool) trust.AccountJWT {
+// content is what is to be said of the account: what its JWTs say together, and who is
+// revoked.
+func (it *item) content(denied revocations) (trust.Content, error) {
+	join, err := it.join(it.opened)
+	if err != nil {
+		return trust.Content{}, err
+	}
+	return join.Revoke(denied.of).Forget(denied.over), nil
+}
+
+// best is of those JWTs that say all that is to be said one that is later than above, if there
+// is one, then the one that most servers hold, then the newest. A server that gets another JWT
+// than it has forgets which answers are on their way through the account, though both say the
+// same; so as few as can be get another.
+func (it *item) best(good func(trust.AccountJWT) bool, above int64) trust.AccountJWT {
+	holding := make(map[string]int, len(it.held))
+	for _, h := range it.held {
+		holding[string(h.data)] = h.servers
+	}
+	later := func(a trust.AccountJWT) int {
+		if a.IssuedAt > above {
+			return 1
+		}
+		return 0
+	}
 	var best trust.AccountJWT
 	for _, a := range it.opened {
-		if good(a) && (best.Token == "" || cmp.Or(cmp.Compare(a.IssuedAt, best.IssuedAt), strings.Compare(a.Token, best.Token)) > 0) {
+		if good(a) && (best.Token == "" || cmp.Or(
+			cmp.Compare(later(a), later(best)), cmp.Compare(holding[a.Token], holding[best.Token]),
+			cmp.Compare(a.IssuedAt, best.IssuedAt), strings.Compare(a.Token, best.Token)) > 0) {
 			best = a
 		}
 	}
@@ -157,11 +183,11 @@ func (it *item) best(good func(trust.AccountJWT) bool) trust.AccountJWT {
 
 // sign signs the join, later than all that is known and not from the future. What it
 // signed it verifies like what comes from elsewhere, before anybody sees it.
-func (r *Resolver) sign(it *item, above, follow int64) (trust.AccountJWT, error) {
+func (r *Resolver) sign(it *item, denied revocations, above, follow int64) (trust.AccountJWT, error) {
 	if r.signer == nil {
 		return trust.AccountJWT{}, ErrUnsigned
 	}
-	join, err := it.join(it.opened)
+	join, err := it.content(denied)
 	if err != nil {
 		return trust.AccountJWT{}, err
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/keystore"
+	"github.com/herald-nats/herald/pkg/ledger"
 	"github.com/herald-nats/herald/pkg/trust"
 )
 
@@ -31,12 +32,21 @@ type bench struct {
 	signing [3]*keystore.Key
 	foreign *keystore.Key
 	account string
+	began   time.Time
 	now     time.Time
+	// Of each registrar: how far its clock is ahead, and the revocations of its ledger.
+	skews   [3]time.Duration
+	ledgers [3]map[ledger.Key]ledger.Revocation
+	users   [2]ident.UserKey
 }
 
 func newBench(t testing.TB) *bench {
 	key := func(kind keystore.Kind) *keystore.Key { return made[*keystore.Key](t)(keystore.Generate(kind)) }
 	b := &bench{t: t, foreign: key(keystore.Operator), account: key(keystore.Account).Public(), now: time.Unix(1_790_000_000, 0)}
+	b.began = b.now
+	for i := range b.users {
+		b.users[i] = made[ident.UserKey](t)(ident.ParseUserKey(key(keystore.User).Public()))
+	}
 	var pubs []string
 	for i := range b.signing {
 		b.signing[i] = key(keystore.Operator)
@@ -45,6 +55,15 @@ func newBench(t testing.TB) *bench {
 	system := made[ident.AccountKey](t)(ident.ParseAccountKey(key(keystore.Account).Public()))
 	b.op = made[*trust.Operator](t)(trust.ParseOperator(made[string](t)(trust.NewOperator("test", key(keystore.Operator), pubs, system))))
 	return b
+}
+
+// moments are some up to which somebody may be revoked: now, almost over, over and long over.
+func (b *bench) moments() []int64 {
+	end := b.began.Add(-ledger.MaxLife)
+	return []int64{
+		b.began.Unix(), b.began.Unix() - 1, b.began.Unix() + 100, end.Add(time.Hour).Unix(), end.Add(3 * time.Second).Unix(), end.Add(-time.Second).Unix(),
+		end.Add(-forgetAfter + 3*time.Second).Unix(), end.Add(-forgetAfter - time.Second).Unix(), end.Add(-2 * forgetAfter).Unix(), end.Add(-48 * time.Hour).Unix(),
+	}
 }
 
 // token is an account JWT; of one version there is one base.
@@ -60,7 +79,7 @@ func (b *bench) token(version int, revoked map[string]int64, by *keystore.Key, a
 }
 
 func (b *bench) resolver(i int) *Resolver {
-	return &Resolver{op: b.op, signer: b.signing[i], now: func() time.Time { return b.now }}
+	return &Resolver{op: b.op, signer: b.signing[i], now: func() time.Time { return b.now.Add(b.skews[i]) }, Revoked: func(ident.AccountKey) map[ledger.Key]ledger.Revocation { return b.ledgers[i] }}
 }
 
 func (b *bench) content(token string) (trust.Content, bool) {
@@ -84,7 +103,7 @@ func TestDatesNearlyTooFarAhead(t *testing.T) {
 		var holds string
 		known := [2]string{}
 		for i := range known {
-			known[i] = b.token(1, map[string]int64{"U" + strconv.Itoa(i): 1}, b.signing[i], b.now.Add(ahead*time.Second))
+			known[i] = b.token(1, map[string]int64{"U" + strconv.Itoa(i): b.now.Unix()}, b.signing[i], b.now.Add(ahead*time.Second))
 		}
 		pushes := 0
 		for i := range 20 {
@@ -102,17 +121,20 @@ func TestDatesNearlyTooFarAhead(t *testing.T) {
 }
 
 // Registrars that look and push at any moments, in any order, over each other and over what
-// others push, beside servers that copy from each other, come to rest; and then all servers
-// hold all that any of the registrars knew.
+// others push, beside servers that copy from each other, come to rest, also where their clocks
+// differ; and then all servers hold all that any of the registrars knew or the ledger of any had,
+// and no revocation that is long over.
 func TestRegistrarsComeToRest(t *testing.T) {
 	b := newBench(t)
 	draw := func(r *rapid.T, what string) string {
 		by := rapid.SampledFrom(append(b.signing[:], b.foreign)).Draw(r, what+" signer")
-		revoked := rapid.MapOf(rapid.SampledFrom([]string{"UA", "UB", "*"}), rapid.Int64Range(1, 3)).Draw(r, what+" revoked")
+		revoked := rapid.MapOf(rapid.SampledFrom([]string{"UA", "UB", "*"}), rapid.SampledFrom(b.moments())).Draw(r, what+" revoked")
 		at := b.now.Add(time.Duration(rapid.SampledFrom([]int{-100, -1, 0, 1, 200, 299, 300, 301, 1 << 30}).Draw(r, what+" date")) * time.Second)
 		return b.token(rapid.IntRange(1, 3).Draw(r, what+" version"), revoked, by, at)
 	}
+	account := made[ident.AccountKey](t)(ident.ParseAccountKey(b.account))
 	rapid.Check(t, func(r *rapid.T) {
+		b.now = b.began
 		const servers = 4 // 0 and 1 are a cluster, 2 and 3 another
 		var holds [servers]string
 		known := make([][]string, 3)
@@ -126,6 +148,32 @@ func TestRegistrarsComeToRest(t *testing.T) {
 					}
 				}
 			}
+		}
+		b.ledgers, b.skews = [3]map[ledger.Key]ledger.Revocation{}, [3]time.Duration{}
+		everybody := map[string]int64{} // that somebody's ledger has revoked
+		for i := range b.ledgers {
+			b.skews[i] = time.Duration(rapid.SampledFrom([]int{0, 0, 0, -90, 90}).Draw(r, "clock")) * time.Second
+			b.ledgers[i] = map[ledger.Key]ledger.Revocation{}
+			for range rapid.IntRange(0, 2).Draw(r, "revoked in the ledger") {
+				key, who := ledger.EverybodyKey(account), jwt.All
+				if u := rapid.IntRange(-1, len(b.users)-1).Draw(r, "user"); u >= 0 {
+					key, who = ledger.RevocationKey(account, b.users[u]), b.users[u].String()
+				}
+				at := rapid.SampledFrom(b.moments()).Draw(r, "revoked until")
+				b.ledgers[i][key] = ledger.Revocation{Before: max(at, b.ledgers[i][key].Before)}
+				everybody[who] = max(everybody[who], at)
+			}
+		}
+		const apart = 2 * time.Minute // clocks, and what the steps below take
+		// lives is what certainly has to be told, and over what certainly has not.
+		lives := func(at int64) bool { return b.now.Add(apart).Before(ends(at)) }
+		over := func(at int64) bool { return b.now.Add(-apart).After(ends(at).Add(forgetAfter)) }
+		living := func(c trust.Content) trust.Content {
+			return c.Forget(func(_ string, at int64) bool { return !lives(at) })
+		}
+		// covers tells whether c says all that less does and that still matters.
+		covers := func(c, less trust.Content) bool {
+			return made[trust.Content](t)(trust.Join(living(c), living(less))).Equal(living(c))
 		}
 		var plans [3]string
 		look := func(i int) bool {
@@ -145,7 +193,7 @@ func TestRegistrarsComeToRest(t *testing.T) {
 					r.Fatalf("registrar %d pushes what is not believed", i)
 				} else {
 					for _, token := range append(slices.Clone(known[i]), holds[:]...) {
-						if less, ours := b.content(token); ours && !made[trust.Content](t)(trust.Join(c, less)).Equal(c) {
+						if less, ours := b.content(token); ours && !covers(c, less) {
 							r.Fatalf("registrar %d pushes less than there is", i)
 						}
 					}
@@ -210,12 +258,22 @@ func TestRegistrarsComeToRest(t *testing.T) {
 				r.Fatalf("server %d holds what is not believed", s)
 			}
 			for _, mine := range slices.Concat(known...) {
-				if less, _ := b.content(mine); !made[trust.Content](t)(trust.Join(c, less)).Equal(c) {
+				if less, _ := b.content(mine); !covers(c, less) {
 					r.Errorf("server %d lacks what a registrar knew", s)
 				}
 			}
-			if first, _ := b.content(holds[0]); !first.Equal(c) {
+			if first, _ := b.content(holds[0]); !living(first).Equal(living(c)) {
 				r.Errorf("servers 0 and %d differ", s)
+			}
+			for who, at := range everybody {
+				if lives(at) && c.RevokedUntil(who) < at {
+					r.Errorf("server %d does not know that %s is revoked", s, who)
+				}
+			}
+			for who, at := range c.Revocations() {
+				if over(at) {
+					r.Errorf("server %d holds a revocation of %s that is long over", s, who)
+				}
 			}
 		}
 	})

@@ -98,13 +98,13 @@ type pass struct {
 	judging    int
 }
 
-func (r *Resolver) run(ctx context.Context, known, expected []string, push bool) (Report, error) {
+func (r *Resolver) run(ctx context.Context, known, expected []string, push bool, long time.Duration) (Report, error) {
 	items, err := r.open(known)
 	if err != nil {
 		return Report{}, err
 	}
 	p := &pass{Resolver: r, push: push, under: make(map[uint64]*request), index: make(map[string]int)}
-	if p.servers, err = r.Servers(ctx, expected); err != nil {
+	if p.servers, err = r.find(ctx, expected, long); err != nil {
 		return Report{}, err
 	}
 	if len(p.servers) == 0 {
@@ -194,7 +194,12 @@ func (p *pass) work(ctx context.Context, items []*item) error {
 				p.send = append(p.send, it)
 			}
 		case <-ticker.C:
-			if still++; len(p.under) > 0 && still > 10 {
+			if still++; len(p.under) > 0 && still == 1 {
+				if err := p.miss(ctx); err != nil {
+					return err
+				}
+			}
+			if len(p.under) > 0 && still > 10 {
 				if err := p.giveUp(ctx); err != nil {
 					return err
 				}
@@ -322,13 +327,13 @@ func (p *pass) stored(q *request, data []byte) {
 	p.gone[i] = false
 	switch {
 	case v.Error != nil:
-		q.it.miss(i, fmt.Sprintf("it refuses: %.200s", v.Error.Description))
+		q.it.lacks(i, fmt.Sprintf("it refuses: %.200s", v.Error.Description))
 	case v.Data == nil || v.Data.Code != 200:
-		q.it.miss(i, "it refuses, and does not say why")
+		q.it.lacks(i, "it refuses, and does not say why")
 	}
 }
 
-func (it *item) miss(server int, why string) {
+func (it *item) lacks(server int, why string) {
 	if it.missing == nil {
 		it.missing = make(map[int]string)
 	}
@@ -366,7 +371,7 @@ func (p *pass) finish(serial uint64, q *request) {
 	p.bytes -= q.cost
 	for i, answered := range q.answered {
 		if !answered {
-			q.it.miss(i, noAnswer)
+			q.it.lacks(i, noAnswer)
 		}
 	}
 	if q.it.asked--; q.it.asked == 0 {
@@ -375,16 +380,45 @@ func (p *pass) finish(serial uint64, q *request) {
 	}
 }
 
+// miss asks who is there still, once nobody has answered for a moment, and waits no more in this
+// pass for who is not: a region that goes down while it is asked must not hold up what others are
+// told. Who is only slow is waited for.
+func (p *pass) miss(ctx context.Context) error {
+	alive, err := p.alive(ctx, missedNow)
+	if err != nil {
+		return err
+	}
+	for i, s := range p.servers {
+		p.gone[i] = p.gone[i] || !alive[s.ID]
+	}
+	for _, serial := range slices.Sorted(maps.Keys(p.under)) {
+		if q := p.under[serial]; p.complete(q) {
+			p.finish(serial, q)
+		}
+	}
+	return nil
+}
+
+// alive are the ids of those servers of the pass that answer a ping.
+func (p *pass) alive(ctx context.Context, patience time.Duration) (map[string]bool, error) {
+	names := make([]string, len(p.servers))
+	for i, s := range p.servers {
+		names[i] = s.Name
+	}
+	found, err := p.find(ctx, names, patience)
+	ids := make(map[string]bool, len(found))
+	for _, s := range found {
+		ids[s.ID] = true
+	}
+	return ids, err
+}
+
 // giveUp ends all requests that are under way. Who is to be waited for in what follows of
 // this pass, it finds out: not for a server that does not answer a ping, and not for one
 // that answered none of the pushes of which another answered some. If there were no pushes,
 // then for as many less as lack in all looks.
 func (p *pass) giveUp(ctx context.Context) error {
-	names := make([]string, len(p.servers))
-	for i, s := range p.servers {
-		names[i] = s.Name
-	}
-	alive, err := p.Servers(ctx, names)
+	alive, err := p.alive(ctx, missed)
 	if err != nil {
 		return err
 	}
@@ -398,7 +432,7 @@ func (p *pass) giveUp(ctx context.Context) error {
 		}
 	}
 	for i, s := range p.servers {
-		p.gone[i] = !slices.ContainsFunc(alive, func(a Server) bool { return a.ID == s.ID }) ||
+		p.gone[i] = !alive[s.ID] ||
 			pushes && answers[i] == 0 && slices.Max(answers) > 0
 	}
 	p.mute = 0

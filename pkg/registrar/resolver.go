@@ -17,6 +17,7 @@ import (
 	"github.com/herald-nats/herald/internal/wait"
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/keystore"
+	"github.com/herald-nats/herald/pkg/ledger"
 	"github.com/herald-nats/herald/pkg/subject"
 	"github.com/herald-nats/herald/pkg/trust"
 )
@@ -30,6 +31,11 @@ import (
 // where a server does not hold the join is it pushed. Two that run side by side, each
 // with its own signing key, come to rest; and neither loses what the other brought.
 type Resolver struct {
+	// Revoked gives the revocations of an account that the ledger has; see
+	// ledger.Projection.Revoked. They are brought to all servers, and those that are over are
+	// taken out. nil: the ledger is not known, and only what servers hold is kept.
+	Revoked func(ident.AccountKey) map[ledger.Key]ledger.Revocation
+
 	nc     *nats.Conn
 	op     *trust.Operator
 	signer *keystore.Key
@@ -176,13 +182,20 @@ const (
 	// quiet is how long to wait for one more server to answer a ping: several times the
 	// longest round trip between regions.
 	quiet = 600 * time.Millisecond
-	// missed is how long to wait for one that should be there.
-	missed = 3 * time.Second
+	// missed is how long to wait for one that should be there, and missedNow for one that was
+	// there just now.
+	missed    = 3 * time.Second
+	missedNow = time.Second
 )
 
 // Servers asks who is there, and gives them by name: until those of the names given have
 // answered, or no other has for a while. Without names it waits that while in any case.
 func (r *Resolver) Servers(ctx context.Context, expected []string) ([]Server, error) {
+	return r.find(ctx, expected, missed)
+}
+
+// find is Servers, with how long those are waited for that should be there.
+func (r *Resolver) find(ctx context.Context, expected []string, long time.Duration) ([]Server, error) {
 	inbox := r.nc.NewInbox()
 	sub, err := r.nc.SubscribeSync(inbox)
 	if err != nil {
@@ -195,7 +208,7 @@ func (r *Resolver) Servers(ctx context.Context, expected []string) ([]Server, er
 	patience := quiet
 	waiting := make(map[string]bool, len(expected))
 	for _, name := range expected {
-		waiting[name], patience = true, missed
+		waiting[name], patience = true, long
 	}
 	var found []Server
 	for len(expected) == 0 || len(waiting) > 0 {
@@ -240,7 +253,7 @@ func (r *Resolver) Servers(ctx context.Context, expected []string) ([]Server, er
 // What another pushes between this one's look and its push is overwritten, and the other
 // has to see that. Settle waits to see it; Watcher does it all the time.
 func (r *Resolver) Converge(ctx context.Context, known, expected []string) (Report, error) {
-	rep, err := r.run(ctx, known, expected, true)
+	rep, err := r.run(ctx, known, expected, true, missed)
 	if err != nil {
 		return rep, fmt.Errorf("bringing accounts to all servers: %w", err)
 	}
@@ -249,7 +262,7 @@ func (r *Resolver) Converge(ctx context.Context, known, expected []string) (Repo
 
 // Survey is Converge without pushing anything.
 func (r *Resolver) Survey(ctx context.Context, known, expected []string) (Report, error) {
-	rep, err := r.run(ctx, known, expected, false)
+	rep, err := r.run(ctx, known, expected, false, missed)
 	if err != nil {
 		return rep, fmt.Errorf("asking servers for accounts: %w", err)
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/herald-nats/herald/internal/wait"
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/subject"
 	"github.com/herald-nats/herald/pkg/trust"
@@ -42,9 +43,22 @@ type Watcher struct {
 
 	mu    sync.Mutex
 	stats WatcherStats
+	// latest are the JWTs that were last found or put in force, and servers is how many there
+	// were at the last look at all.
+	latest  map[ident.AccountKey]string
+	servers int
+	// rush are accounts that are brought to servers at once, and touched those that are looked
+	// at soon, because who is revoked in them has changed.
+	rush, touched map[ident.AccountKey]bool
+	wake          chan struct{}
+	// asked are questions that wait, and asking tells that somebody asks the servers now.
+	asked  []*confirmation
+	asking bool
 
 	// Run's own.
 	reached  map[string]bool             // ids of servers that the last look at all accounts reached
+	looked   map[string]bool             // the same, without those that appeared since
+	lagging  map[ident.AccountKey]bool   // of which servers need not hold yet who is revoked
 	seen     map[string]bool             // tokens that were looked at
 	again    []string                    // tokens that are looked at once more
 	inLine   map[ident.AccountKey]uint64 // base versions that all servers held
@@ -90,9 +104,214 @@ const (
 	watchRetries = 3
 	// watchBound bounds a look at up to watchMany accounts.
 	watchBound = 2 * time.Minute
+	// touchedAfter is when accounts are looked at in which somebody was revoked: whoever revoked
+	// them has pushed them by then, so that others find nothing to do.
+	touchedAfter = time.Second
+	// rushGather is how long more is waited for that is pushed at once with the same JWT.
+	rushGather = 5 * time.Millisecond
+	// rushBound bounds one push of that kind.
+	rushBound = 5 * time.Second
 	// watchNames is how many accounts a line of the log names.
 	watchNames = 10
 )
+
+// Touch says that who is revoked in accounts has changed. now: it is this registrar that brings
+// it to the servers, at once. Otherwise another does, and this one looks later whether it did.
+func (w *Watcher) Touch(now bool, accounts ...ident.AccountKey) {
+	if len(accounts) == 0 {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.touched == nil {
+		w.rush, w.touched = map[ident.AccountKey]bool{}, map[ident.AccountKey]bool{}
+	}
+	for _, a := range accounts {
+		w.touched[a] = true
+		if now {
+			w.rush[a] = true
+		}
+	}
+	if now {
+		select {
+		case w.woken() <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// woken is the channel by which who rushes hears of more; w.mu is held.
+func (w *Watcher) woken() chan struct{} {
+	if w.wake == nil {
+		w.wake = make(chan struct{}, 1)
+	}
+	return w.wake
+}
+
+// taken empties a set of accounts.
+func (w *Watcher) taken(set *map[ident.AccountKey]bool) (accounts []ident.AccountKey) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for a := range *set {
+		accounts = append(accounts, a)
+	}
+	clear(*set)
+	return accounts
+}
+
+// tokens are the JWTs that were last in force of accounts, and how many servers there were. Of
+// an account that was not looked at yet it is the one that the registrar knows.
+func (w *Watcher) tokens(accounts []ident.AccountKey) (tokens []string, servers int) {
+	w.mu.Lock()
+	servers = w.servers
+	unseen := map[ident.AccountKey]bool{}
+	for _, a := range accounts {
+		if t := w.latest[a]; t != "" {
+			tokens = append(tokens, t)
+		} else {
+			unseen[a] = true
+		}
+	}
+	w.mu.Unlock()
+	if len(unseen) == 0 {
+		return tokens, servers
+	}
+	for _, t := range w.Known() {
+		if a, err := w.Resolver.op.OpenAccount(t); err == nil && unseen[a.Account] {
+			tokens = append(tokens, t)
+		}
+	}
+	return tokens, servers
+}
+
+// rushes pushes at once what must not wait for a look at others, until ctx ends.
+func (w *Watcher) rushes(ctx context.Context) {
+	w.mu.Lock()
+	wake := w.woken()
+	w.mu.Unlock()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-wake:
+		}
+		if wait.For(ctx, rushGather) != nil {
+			return
+		}
+		tokens, servers := w.tokens(w.taken(&w.rush))
+		if len(tokens) == 0 {
+			continue
+		}
+		bound, cancel := context.WithTimeout(ctx, rushBound)
+		if _, err := w.Resolver.Rush(bound, tokens, servers); err != nil && ctx.Err() == nil {
+			w.Log.Error("who was revoked could not be told to the servers at once; it is tried again", "error", err)
+		}
+		cancel()
+	}
+}
+
+// Confirm brings accounts to all servers and says how these stand to them. expected are the
+// names of the servers that there should be. With patience it goes on until all servers that
+// there should be have them and have kept them, or ctx ends; an end of ctx is no error then.
+//
+// Those who ask while servers are asked for others share the next question.
+func (w *Watcher) Confirm(ctx context.Context, accounts []ident.AccountKey, expected []string, patience bool) (Report, error) {
+	for {
+		c := &confirmation{accounts: accounts, expected: expected, done: make(chan struct{})}
+		w.confirm(c)
+		select {
+		case <-c.done:
+		case <-ctx.Done():
+			return Report{}, fmt.Errorf("asking the servers: %w", context.Cause(ctx))
+		}
+		rep, err := c.rep, c.err
+		if err == nil && patience && rep.Pushed() > 0 && rep.Err() == nil {
+			// Another that had looked before may have pushed after.
+			if wait.For(ctx, settle) == nil {
+				continue
+			}
+		}
+		if err != nil || !patience || rep.Err() == nil || wait.For(ctx, confirmEvery) != nil {
+			return rep, err
+		}
+	}
+}
+
+// confirmation is one question of how servers stand to accounts.
+type confirmation struct {
+	accounts []ident.AccountKey
+	expected []string
+	done     chan struct{}
+	rep      Report
+	err      error
+}
+
+// confirm has a question answered. Who asks first does it for all that ask meanwhile.
+func (w *Watcher) confirm(c *confirmation) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.asked = append(w.asked, c)
+	if w.asking {
+		return
+	}
+	w.asking = true
+	go func() {
+		for {
+			w.mu.Lock()
+			all := w.asked
+			w.asked = nil
+			w.asking = len(all) > 0
+			w.mu.Unlock()
+			if len(all) == 0 {
+				return
+			}
+			w.confirmAll(all)
+		}
+	}()
+}
+
+func (w *Watcher) confirmAll(all []*confirmation) {
+	of := map[ident.AccountKey]bool{}
+	names := map[string]bool{}
+	for _, c := range all {
+		for _, a := range c.accounts {
+			of[a] = true
+		}
+		for _, n := range c.expected {
+			names[n] = true
+		}
+	}
+	known, _ := w.tokens(slices.Collect(maps.Keys(of)))
+	ctx, cancel := context.WithTimeout(context.Background(), confirmBound)
+	defer cancel()
+	rep, err := w.Resolver.run(ctx, known, slices.Sorted(maps.Keys(names)), true, missedNow)
+	for _, c := range all {
+		c.rep, c.err = rep.only(c.accounts), err
+		close(c.done)
+	}
+}
+
+// only is the report on some of its accounts.
+func (r Report) only(accounts []ident.AccountKey) Report {
+	out := Report{Servers: r.Servers}
+	all := true
+	for _, s := range r.Accounts {
+		if slices.Contains(accounts, s.Account) {
+			out.Accounts = append(out.Accounts, s)
+			all = all && s.Err == nil && s.InLine >= s.Servers
+		}
+	}
+	if !all || len(accounts) == 0 {
+		out.Behind = r.Behind
+	}
+	return out
+}
+
+// confirmBound bounds one question.
+const confirmBound = 20 * time.Second
+
+// confirmEvery is how often servers are asked that are waited for.
+const confirmEvery = time.Second
 
 // Run watches until ctx ends.
 func (w *Watcher) Run(ctx context.Context) error {
@@ -114,6 +333,15 @@ func (w *Watcher) Run(ctx context.Context) error {
 	defer func() { _ = sub.Unsubscribe() }() // fails only if the connection is gone
 
 	w.seen, w.reached = map[string]bool{}, map[string]bool{}
+	w.mu.Lock()
+	w.latest = map[ident.AccountKey]string{}
+	w.mu.Unlock()
+	w.looked, w.lagging = map[string]bool{}, map[ident.AccountKey]bool{}
+	var rushing sync.WaitGroup
+	defer rushing.Wait()
+	rushing.Go(func() { w.rushes(ctx) })
+	soon := time.NewTicker(touchedAfter)
+	defer soon.Stop()
 	w.inLine, w.outside, w.conflict = map[ident.AccountKey]uint64{}, map[ident.AccountKey]string{}, map[ident.AccountKey]bool{}
 	all, some := time.NewTimer(0), time.NewTimer(settle)
 	defer all.Stop()
@@ -134,6 +362,16 @@ func (w *Watcher) Run(ctx context.Context) error {
 				if !w.seen[t] {
 					tokens = append(tokens, t)
 				}
+			}
+			w.again = append(w.again, w.look(ctx, tokens, false)...)
+		case <-soon.C:
+			accounts := w.taken(&w.touched)
+			tokens, _ := w.tokens(accounts)
+			if len(tokens) == 0 {
+				continue
+			}
+			for _, a := range accounts {
+				w.lagging[a] = true
 			}
 			w.again = append(w.again, w.look(ctx, tokens, false)...)
 		case <-some.C:
@@ -180,14 +418,21 @@ func (w *Watcher) look(ctx context.Context, tokens []string, all bool) (again []
 	if ctx.Err() != nil {
 		return nil // the service stops
 	}
+	fresh := 0
+	for _, s := range rep.Servers {
+		if !w.looked[s.ID] {
+			fresh++
+		}
+	}
+	w.tell(rep, err, fresh)
+	w.note(rep, err, all, fresh)
 	if all {
 		w.reached = make(map[string]bool, len(rep.Servers))
 		for _, s := range rep.Servers {
 			w.reached[s.ID] = true
 		}
+		w.looked = maps.Clone(w.reached)
 	}
-	w.tell(rep, err)
-	w.note(rep, err, all)
 	if err != nil && !all {
 		return tokens
 	}
@@ -202,7 +447,7 @@ func (w *Watcher) look(ctx context.Context, tokens []string, all bool) (again []
 }
 
 // tell says in the log what was found and done. Nothing is said where nothing was.
-func (w *Watcher) tell(rep Report, err error) {
+func (w *Watcher) tell(rep Report, err error, fresh int) {
 	if err != nil {
 		w.Log.Warn("servers may lack accounts", "error", err)
 	}
@@ -216,7 +461,7 @@ func (w *Watcher) tell(rep Report, err error) {
 				foreign.add(s.Name, f.Issuer)
 			}
 		}
-		if s.Pushed && w.Repaired != nil && s.Version > 0 && (w.overwritten(s) || slices.ContainsFunc(s.Found, func(f Found) bool { return f.Foreign })) {
+		if s.Pushed && w.Repaired != nil && s.Version > 0 && (w.overwritten(s, fresh) || slices.ContainsFunc(s.Found, func(f Found) bool { return f.Foreign })) {
 			var by []string
 			for _, f := range s.Found {
 				by = append(by, f.Issuer)
@@ -226,7 +471,7 @@ func (w *Watcher) tell(rep Report, err error) {
 		}
 		switch {
 		case !s.Pushed:
-		case w.overwritten(s):
+		case w.overwritten(s, fresh):
 			for _, f := range s.Found {
 				repaired.add(s.Name, f.Issuer)
 			}
@@ -254,13 +499,23 @@ func (w *Watcher) tell(rep Report, err error) {
 }
 
 // overwritten tells whether servers held all that should be in force of an account before,
-// and then less.
-func (w *Watcher) overwritten(s Standing) bool {
+// and then less: more of them than there are fresh ones, which were away, and not because
+// somebody was revoked since.
+func (w *Watcher) overwritten(s Standing, fresh int) bool {
 	version, ok := w.inLine[s.Account]
-	return ok && version == s.Version && slices.ContainsFunc(s.Found, func(f Found) bool { return !f.Foreign })
+	if !ok || version != s.Version || w.lagging[s.Account] {
+		return false
+	}
+	less := 0
+	for _, f := range s.Found {
+		if !f.Foreign {
+			less += f.Servers
+		}
+	}
+	return less > fresh
 }
 
-func (w *Watcher) note(rep Report, err error, all bool) {
+func (w *Watcher) note(rep Report, err error, all bool, fresh int) {
 	var overwritten, foreign uint64
 	if all {
 		asked := make(map[ident.AccountKey]bool, len(rep.Accounts))
@@ -271,7 +526,7 @@ func (w *Watcher) note(rep Report, err error, all bool) {
 		maps.DeleteFunc(w.conflict, func(a ident.AccountKey, _ bool) bool { return !asked[a] })
 	}
 	for _, s := range rep.Accounts {
-		if w.overwritten(s) {
+		if w.overwritten(s, fresh) {
 			overwritten++
 		}
 		for _, f := range s.Found {
@@ -283,6 +538,7 @@ func (w *Watcher) note(rep Report, err error, all bool) {
 		if s.Err == nil && s.InLine >= s.Servers {
 			w.inLine[s.Account] = s.Version
 			delete(w.outside, s.Account)
+			delete(w.lagging, s.Account)
 			continue
 		}
 		if s.Err == nil {
@@ -297,6 +553,15 @@ func (w *Watcher) note(rep Report, err error, all bool) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if all {
+		w.servers = len(rep.Servers)
+		w.latest = make(map[ident.AccountKey]string, len(rep.Accounts))
+	}
+	for _, s := range rep.Accounts {
+		if s.Token != "" {
+			w.latest[s.Account] = s.Token
+		}
+	}
 	s := &w.stats
 	s.Looks++
 	if err != nil {

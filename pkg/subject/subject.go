@@ -35,6 +35,9 @@ const (
 // AdminAll are the subjects that administrators may ask of registrars.
 const AdminAll = "auth.v1.admin.*"
 
+// Admin is where administrators ask for one thing, which is one word.
+func Admin(verb string) string { return "auth.v1.admin." + verb }
+
 // Patterns of permissions. The server expands {{subject()}} to the user's own
 // nkey and {{tag(region)}} to the value of that tag in the user JWT; a name is
 // never used, because a user named "*" would then be everyone.

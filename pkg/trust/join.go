@@ -61,6 +61,7 @@ type AccountJWT struct {
 	Issuer   string // the operator signing key
 	IssuedAt int64  // seconds since 1970
 	Version  uint64 // of its base claims
+	Revoked  int    // how many revocations it has
 }
 
 // OpenAccount verifies an account JWT as VerifyAccount does. What an older library than
@@ -79,6 +80,7 @@ func (o *Operator) OpenAccount(token string) (AccountJWT, error) {
 	}
 	return AccountJWT{
 		Token: token, Account: key, Name: c.Name, Issuer: c.Issuer, IssuedAt: c.IssuedAt, Version: BaseVersion(c.Tags),
+		Revoked: len(c.Revocations),
 	}, nil
 }
 
@@ -251,10 +253,38 @@ func (c Content) Version() uint64 { return c.version }
 // user nkey; under jwt.All those of everybody. The map is the caller's own.
 func (c Content) Revocations() map[string]int64 { return maps.Clone(c.revoked) }
 
+// RevokedUntil is up to when credentials of a user are revoked, in seconds since 1970; under
+// jwt.All those of everybody. 0: they are not.
+func (c Content) RevokedUntil(user string) int64 { return c.revoked[user] }
+
+// Revoke gives the content with more revocations: of each user the later one.
+func (c Content) Revoke(more map[string]int64) Content {
+	out := c
+	out.revoked = maps.Clone(c.revoked)
+	for user, at := range more {
+		if have, ok := out.revoked[user]; !ok || at > have {
+			out.revoked[user] = at
+		}
+	}
+	return out
+}
+
+// Forget gives the content without the revocations that are over.
+func (c Content) Forget(over func(user string, at int64) bool) Content {
+	out := c
+	out.revoked = maps.Clone(c.revoked)
+	maps.DeleteFunc(out.revoked, over)
+	return out
+}
+
+// SameBase tells whether both have the same base claims.
+func (c Content) SameBase(d Content) bool {
+	return c.account == d.account && c.version == d.version && slices.EqualFunc(c.bases, d.bases, func(a, b base) bool { return a.sum == b.sum })
+}
+
 // Equal tells whether both say the same.
 func (c Content) Equal(d Content) bool {
-	return c.account == d.account && c.version == d.version && maps.Equal(c.revoked, d.revoked) &&
-		slices.EqualFunc(c.bases, d.bases, func(a, b base) bool { return a.sum == b.sum })
+	return c.SameBase(d) && maps.Equal(c.revoked, d.revoked)
 }
 
 // Conflict is an error that wraps ErrConflict where there are different base claims of

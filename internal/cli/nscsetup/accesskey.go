@@ -68,6 +68,12 @@ Exit codes: 1 if there is no such key; 5 if home cannot be reached.`, func(a *le
 	return c
 }
 
+// Names of the lines of an access key's file.
+const (
+	keyIDLine     = "HERALD_KEY_ID"
+	keySecretLine = "HERALD_KEY_SECRET" // #nosec G101 -- a name
+)
+
 // keyLasts is how long an access key holds if nothing else is said, and mostLasts the longest
 // that may be said.
 const (
@@ -153,7 +159,7 @@ type madeKey struct {
 
 // secretText is a key as it is handed out.
 func secretText(id ident.KeyID, s accesskey.Secret) string {
-	return fmt.Sprintf("HERALD_KEY_ID=%s\nHERALD_KEY_SECRET=%s\n", id, s.Reveal())
+	return fmt.Sprintf("%s=%s\n%s=%s\n", keyIDLine, id, keySecretLine, s.Reveal())
 }
 
 func (o keyCreateOptions) key(now time.Time) (ledger.AccessKey, error) {

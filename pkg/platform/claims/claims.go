@@ -415,6 +415,21 @@ func (c *Compiler) Providers() []oidc.Provider { return c.file.OIDC() }
 // AuditRequired tells whether what grants something is recorded first, or not granted.
 func (c *Compiler) AuditRequired() bool { return c.file.Credentials.Audit == manifest.AuditRequired }
 
+// Servers are those of each region.
+func (c *Compiler) Servers() []ledger.Servers {
+	var out []ledger.Servers
+	for _, r := range c.file.Regions {
+		s := ledger.Servers{Region: r.Name}
+		for _, n := range r.Nodes {
+			s.Names = append(s.Names, n.Name)
+		}
+		if len(s.Names) > 0 {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
 // Names are the rules for names.
 func (c *Compiler) Names() ledger.NameRules {
 	r := ledger.DefaultNameRules()

@@ -3,6 +3,7 @@ package manifest
 import (
 	"crypto/sha256"
 	"slices"
+	"time"
 
 	"github.com/nats-io/nkeys"
 
@@ -275,6 +276,7 @@ func (f *File) builtin() []Account {
 					{Name: "claims of names", Subject: subject.HomeClaim, Type: service},
 					{Name: "redemption of invites", Subject: subject.HomeRedeem, Type: service},
 					{Name: "records of services", Subject: subject.AuditExport, Type: service},
+					{Name: "administration", Subject: subject.AdminAll, Type: service},
 					{Name: "discovery of registrars", Subject: subject.ServiceInfo, Type: service, Response: stream},
 					{Name: "news of the ledger", Subject: subject.LedgerNewsExport, Type: stream},
 					{Name: "news of records", Subject: subject.RecordNewsAll, Type: stream},
@@ -341,10 +343,9 @@ func (f *File) builtin() []Account {
 		},
 		{
 			Name: label(Admin), own: true,
-			Description: "where administrators look at services",
-			Roles: []Role{internal(RoleAdmin, "looks at services",
-				[]string{subject.ServiceInfo, subject.RegistrarInfo}, []string{subject.ServiceInbox})},
-			Imports: append(imports(Auth, service, subject.ServiceInfo),
+			Description: "where administrators look at services, and deny and resume people and programs",
+			Roles:       []Role{administrator()},
+			Imports: append(slices.Concat(imports(Auth, service, subject.ServiceInfo), imports(Ledger, service, subject.AdminAll)),
 				Import{From: label(Ledger), Subject: subject.ServiceInfo, To: subject.RegistrarInfo, Type: service, Share: true}),
 		},
 		{
@@ -448,6 +449,21 @@ func internal(name, what string, pub, sub []string) Role {
 		Name: label(name), Description: what, Writes: true,
 		Publish: Permission{Allow: pub}, Subscribe: Permission{Allow: sub}, ConnectionTypes: []string{standard},
 	}
+}
+
+// adminLifetime and adminLongest are how long administrators' credentials live: who is no
+// administrator any more is none soon.
+const (
+	adminLifetime = Duration(15 * time.Minute)
+	adminLongest  = Duration(time.Hour)
+)
+
+// administrator is who denies and resumes. It is granted like any role, to whom the file names.
+func administrator() Role {
+	r := internal(RoleAdmin, "looks at services, denies and resumes",
+		[]string{subject.ServiceInfo, subject.RegistrarInfo, subject.AdminAll}, []string{subject.ServiceInbox})
+	r.Lifetime, r.Longest = adminLifetime, adminLongest
+	return r
 }
 
 // public is a role that anyone may come to hold. With plain creds one could otherwise

@@ -91,6 +91,13 @@ func sayPart(key, value string) []string {
 		if read(&n) {
 			add("lapse after %s, rest for %s, %d for each identity", n.Lapse, n.Rest, n.AtMost())
 		}
+	case strings.HasPrefix(key, partServers):
+		var r ledger.Servers
+		if read(&r) {
+			for _, n := range r.Names {
+				add("%s", n)
+			}
+		}
 	case key == partHome:
 		var r ident.Region
 		if read(&r) {

@@ -87,6 +87,7 @@ const (
 	partChatIn  = "chat account"
 	partAudit   = "records required"
 	partDoor    = "tutorial door"
+	partServers = "servers of "
 )
 
 // parts takes a document apart. Putting together what it gives makes an equal one.
@@ -140,6 +141,9 @@ func parts(d *ledger.Document) []part {
 	if d.AuditRequired {
 		put(partAudit, true)
 	}
+	for _, r := range d.Servers {
+		put(partServers+r.Region.String(), r)
+	}
 	return out
 }
 
@@ -188,6 +192,8 @@ func together(all []part) (*ledger.Document, error) {
 			get(&d.Policy.Session)
 		case p.key == partAudit:
 			get(&d.AuditRequired)
+		case strings.HasPrefix(p.key, partServers):
+			err = appendTo(&d.Servers, p.value)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("putting the platform document together: %s: %w", p.key, err)
@@ -263,7 +269,7 @@ func Want(c *claims.Compiler, operator string) (Desired, error) {
 	if err != nil {
 		return Desired{}, err
 	}
-	d.Document = &ledger.Document{Public: public, Policy: pol, Names: c.Names(), Providers: c.Providers(), AuditRequired: c.AuditRequired()}
+	d.Document = &ledger.Document{Public: public, Policy: pol, Names: c.Names(), Providers: c.Providers(), AuditRequired: c.AuditRequired(), Servers: c.Servers()}
 	return d, nil
 }
 

@@ -1,0 +1,62 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/herald-nats/herald/pkg/subject"
+	"github.com/herald-nats/herald/pkg/trust"
+	"github.com/herald-nats/herald/pkg/wire"
+)
+
+// Administered is what a registrar did for an administrator.
+type Administered struct {
+	wire.AdminAnswer
+	// Word is the registrar's receipt, verified; zero where there is none.
+	Word trust.Receipt
+}
+
+// adminWait is how long an answer may take beyond what the request lets it wait for servers:
+// what it takes to find out that some are away.
+const adminWait = 15 * time.Second
+
+// Administer asks a registrar for one of the verbs of docs/protocol.md, on a connection in
+// ADMIN. What is asked may be asked again: who is denied already stays so. Refusals are
+// *wire.Error; ErrUnreachable if nobody answered.
+func Administer(ctx context.Context, op *trust.Operator, nc *nats.Conn, verb string, r wire.AdminRequest) (Administered, error) {
+	body, err := r.Encode()
+	if err != nil {
+		return Administered{}, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Duration(r.Wait)*time.Second+adminWait)
+	defer cancel()
+	m, err := nc.RequestWithContext(ctx, subject.Admin(verb), body)
+	if errors.Is(err, nats.ErrNoResponders) || errors.Is(err, context.DeadlineExceeded) {
+		return Administered{}, fmt.Errorf("%w: no registrar answers", ErrUnreachable)
+	}
+	if err != nil {
+		return Administered{}, fmt.Errorf("asking a registrar: %w", err)
+	}
+	if err := refusal(m, m.Data); err != nil {
+		return Administered{}, err
+	}
+	a, err := wire.DecodeAdminAnswer(m.Data)
+	if err != nil {
+		return Administered{}, err
+	}
+	out := Administered{AdminAnswer: a}
+	if a.Receipt == "" {
+		return out, nil
+	}
+	if out.Word, err = op.OpenReceipt(a.Receipt); err != nil {
+		return Administered{}, err
+	}
+	if out.Word.ID != a.RequestID {
+		return Administered{}, fmt.Errorf("a receipt for another request: %w", trust.ErrUntrusted)
+	}
+	return out, nil
+}

@@ -1,0 +1,425 @@
+package registrar
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/jwt/v2"
+
+	"github.com/herald-nats/herald/internal/endpoint"
+	"github.com/herald-nats/herald/pkg/audit"
+	"github.com/herald-nats/herald/pkg/ident"
+	"github.com/herald-nats/herald/pkg/keystore"
+	"github.com/herald-nats/herald/pkg/ledger"
+	"github.com/herald-nats/herald/pkg/subject"
+	"github.com/herald-nats/herald/pkg/trust"
+	"github.com/herald-nats/herald/pkg/wire"
+)
+
+// Admin answers administrators on auth.v1.admin.*: it denies and resumes identities, users and
+// accounts, has that brought to all servers, and says with its signature which of them hold it.
+// Every region's registrars answer, also when the region is cut off.
+type Admin struct {
+	Region ident.Region
+	Self   ident.UserKey // this registrar
+	// Administrators and Role are the account and the role that may ask.
+	Administrators, Role ident.Label
+	// Untouchable are accounts that cannot be suspended: without them nobody could resume any.
+	Untouchable []ident.Label
+	Document    func() *ledger.Document
+	Ledger      *ledger.Projection
+	Holdings    *ledger.Holdings
+	Denials     *Denials
+	Revoker     *Revoker
+	// Confirm says how servers stand to accounts; see Watcher.Confirm.
+	Confirm func(ctx context.Context, accounts []ident.AccountKey, expected []string, patience bool) (Report, error)
+	// Open is how many connections of an identity by auth callout are to be closed still.
+	Open    func(ident.Identity) int
+	Signing *keystore.Key // the operator signing key
+	// Refused records what nobody was granted.
+	Refused func(audit.Record)
+	Log     *slog.Logger
+	Now     func() time.Time
+
+	disbelieved atomic.Uint64
+}
+
+// Disbelieved is how many requests were refused because what says who asks is not believed.
+func (a *Admin) Disbelieved() uint64 { return a.disbelieved.Load() }
+
+// What administrators may ask.
+const (
+	verbRevoke  = "revoke"
+	verbSuspend = "suspend"
+	verbResume  = "resume"
+	verbShow    = "show"
+	verbReceipt = "receipt"
+)
+
+// listed bounds the users that a receipt names.
+const listed = 1000
+
+// confirmWait bounds how long servers are waited for where nobody wants to wait for those that
+// are away. It is more than Servers takes to find that some are.
+const confirmWait = 8 * time.Second
+
+// Endpoint answers all of it.
+func (a *Admin) Endpoint() endpoint.Endpoint {
+	return endpoint.Endpoint{Name: "admin", Subject: subject.AdminAll, Handler: a.answer}
+}
+
+// order is an administrator's request that was believed.
+type order struct {
+	id    string
+	verb  string
+	asker trust.User
+	wire.AdminRequest
+}
+
+// by is who asks, for people to read.
+func (o order) by() string {
+	by := o.asker.Name.String()
+	if !o.asker.Identity.IsZero() {
+		by += ", " + o.asker.Identity.String()
+	}
+	return by
+}
+
+func (a *Admin) answer(ctx context.Context, r endpoint.Request) endpoint.Response {
+	o, err := a.believe(r)
+	var out wire.AdminAnswer
+	if err == nil {
+		// It waits for servers most of the time.
+		defer endpoint.Waiting(ctx)()
+		out, err = a.do(ctx, o)
+	}
+	if err != nil {
+		return a.refuse(r, o, err)
+	}
+	out.RequestID = r.ID
+	body, err := json.Marshal(out)
+	if err != nil {
+		return a.refuse(r, o, err)
+	}
+	return endpoint.Response{Body: body}
+}
+
+// believe says who asks for what. The subject on which it came is the last word on what: it is
+// what the server allowed.
+func (a *Admin) believe(r endpoint.Request) (order, error) {
+	o := order{id: r.ID, verb: strings.TrimPrefix(r.Subject, strings.TrimSuffix(subject.AdminAll, "*"))}
+	doc := a.Document()
+	if doc == nil {
+		return o, errors.New("no platform document is known yet")
+	}
+	now := a.Now()
+	info, err := wire.DecodeRequestInfo(r.Header[wire.HeaderInfo])
+	if err == nil {
+		o.asker, err = doc.Public.Caller(info, r.Reply, now, a.Administrators)
+	}
+	if err == nil && o.asker.Role != a.Role {
+		err = fmt.Errorf("role %s may not ask this: %w", o.asker.Role, trust.ErrUntrusted)
+	}
+	if err != nil {
+		a.disbelieved.Add(1)
+		a.Log.Warn("a caller that is not believed", "request", r.ID, "error", err)
+		return o, wire.Errorf(wire.BadIdentity, "administrators alone may ask this", "who asks is not shown")
+	}
+	// A server may not have heard of it yet.
+	if a.Ledger.RevokedBefore(o.asker.AccountKey, o.asker.Key) >= o.asker.IssuedAt.Unix() {
+		return o, wire.Errorf(wire.Revoked, "ask another administrator", "this credential is revoked")
+	}
+	if _, denied := a.Ledger.Denied(o.asker.Identity, o.asker.AccountKey, o.asker.Key); denied {
+		return o, wire.Errorf(wire.Suspended, "ask another administrator", "you are suspended")
+	}
+	req, werr := wire.DecodeAdminRequest(r.Body)
+	if werr != nil {
+		return o, werr
+	}
+	o.AdminRequest = req
+	return o, nil
+}
+
+func (a *Admin) do(ctx context.Context, o order) (wire.AdminAnswer, error) {
+	keys, err := a.keys(o)
+	if err != nil {
+		return wire.AdminAnswer{}, err
+	}
+	var out wire.AdminAnswer
+	switch o.verb {
+	case verbShow:
+		out.Standing = a.standing(keys)
+		return out, nil
+	case verbReceipt:
+	case verbRevoke, verbSuspend:
+		err = a.deny(ctx, o, keys)
+	case verbResume:
+		err = a.resume(ctx, o, keys)
+	default:
+		return out, wire.Errorf(wire.BadRequest, "see docs/protocol.md", "administrators cannot ask for %.32q", o.verb)
+	}
+	if errors.Is(err, ledger.ErrUnavailable) {
+		out.Unstored, err = true, nil
+	}
+	if err != nil {
+		return out, err
+	}
+	out.Standing = a.standing(keys)
+	out.Receipt, err = a.receipt(ctx, o, keys)
+	return out, err
+}
+
+// keys are those of the suspensions that a request is about.
+func (a *Admin) keys(o order) ([]ledger.Key, error) {
+	now := a.Now()
+	switch {
+	case !o.Identity.IsZero():
+		return []ledger.Key{ledger.IdentitySuspension(o.Identity)}, nil
+	case !o.Name.IsZero():
+		held, gone, ok := a.Ledger.Name(o.Name)
+		if !ok || gone && o.verb != verbResume && o.verb != verbShow {
+			return nil, wire.Errorf(wire.BadName, "see 'nscsetup name list'", "nobody holds the name %s", o.Name)
+		}
+		return []ledger.Key{ledger.IdentitySuspension(held.Holder)}, nil
+	case !o.User.IsZero():
+		return a.userKeys(o, now)
+	default:
+		account, err := a.account(o.Account)
+		if err != nil {
+			return nil, err
+		}
+		if slices.Contains(a.Untouchable, o.Account) && (o.verb == verbSuspend || o.verb == verbRevoke) {
+			return nil, wire.Errorf(wire.BadRequest, "suspend identities or users of it", "the platform does not work without account %s", o.Account)
+		}
+		if o.verb == verbRevoke {
+			return nil, wire.Errorf(wire.BadRequest, "suspend it, or take it out of platform.yaml", "an account is not revoked")
+		}
+		return []ledger.Key{ledger.AccountSuspension(account)}, nil
+	}
+}
+
+func (a *Admin) account(name ident.Label) (ident.AccountKey, error) {
+	acc, ok := a.Document().Public.Account(name)
+	if !ok {
+		return ident.AccountKey{}, wire.Errorf(wire.BadRequest, "see 'nscsetup list accounts'", "there is no account %s", name)
+	}
+	return acc.Key, nil
+}
+
+// userKeys are the keys of one nkey: of the account that was named, or of each in which it has
+// a credential or was denied.
+func (a *Admin) userKeys(o order, now time.Time) ([]ledger.Key, error) {
+	holders := a.Holdings.ByUser(o.User, now)
+	for _, h := range holders {
+		if h.Server != "" && (o.verb == verbRevoke || o.verb == verbSuspend) {
+			return nil, wire.Errorf(wire.BadRequest, "deny its identity, "+h.Identity.String(), "this nkey is that of one connection by auth callout: who is behind it would be back with another")
+		}
+	}
+	if !o.Account.IsZero() {
+		account, err := a.account(o.Account)
+		if err != nil {
+			return nil, err
+		}
+		return []ledger.Key{ledger.UserSuspension(account, o.User)}, nil
+	}
+	in := map[ident.AccountKey]bool{}
+	for _, h := range holders {
+		in[h.Account] = true
+	}
+	for _, acc := range a.Document().Public.Accounts {
+		if _, ok := a.Ledger.Get(ledger.UserSuspension(acc.Key, o.User)); ok {
+			in[acc.Key] = true
+		}
+	}
+	var keys []ledger.Key
+	for account := range in {
+		keys = append(keys, ledger.UserSuspension(account, o.User))
+	}
+	if len(keys) == 0 {
+		return nil, wire.Errorf(wire.BadRequest, "say of which account it is; no issuer gave it a credential that lives", "nothing is known of %s", o.User)
+	}
+	slices.SortFunc(keys, func(x, y ledger.Key) int { return strings.Compare(x.String(), y.String()) })
+	return keys, nil
+}
+
+// deny states it, and ends the credentials. What fails of it is tried again by the Revoker.
+func (a *Admin) deny(ctx context.Context, o order, keys []ledger.Key) error {
+	for _, k := range keys {
+		if id := k.Identity(); id == o.asker.Identity && !id.IsZero() || k.User() == o.asker.Key {
+			return wire.Errorf(wire.BadRequest, "let another administrator do it", "nobody denies themselves")
+		}
+	}
+	var failed error
+	for _, k := range keys {
+		s := ledger.Suspension{By: o.by(), Why: o.Why, Revoked: o.verb == verbRevoke}
+		_, err := a.Denials.Suspend(ctx, k, true, 0, s)
+		if err != nil && !errors.Is(err, ledger.ErrUnavailable) {
+			return err
+		}
+		_, rerr := a.Revoker.Revoke(ctx, k, o.by(), o.Why)
+		if rerr != nil && !errors.Is(rerr, ledger.ErrUnavailable) {
+			return rerr
+		}
+		failed = errors.Join(failed, err, rerr)
+	}
+	a.Log.Info("denied", "request", o.id, "verb", o.verb, "keys", texts(keys), "by", o.by(), "why", o.Why)
+	return failed
+}
+
+// resume ends it, for who was seen to be denied and was not denied again since.
+func (a *Admin) resume(ctx context.Context, o order, keys []ledger.Key) error {
+	for _, k := range keys {
+		if _, ok := o.Seen[k.String()]; !ok {
+			return wire.Errorf(wire.BadRequest, "ask auth.v1.admin.show first, and say what version it had", "it is not said what was seen of %s", k)
+		}
+	}
+	var failed error
+	for _, k := range keys {
+		_, err := a.Denials.Suspend(ctx, k, false, o.Seen[k.String()], ledger.Suspension{By: o.by(), Why: o.Why})
+		if errors.Is(err, ledger.ErrOld) {
+			return wire.Errorf(wire.NameTaken, "look at it again, and resume what you see then", "%s changed since it was looked at", k)
+		}
+		if err != nil && !errors.Is(err, ledger.ErrUnavailable) {
+			return err
+		}
+		failed = errors.Join(failed, err)
+	}
+	a.Log.Info("resumed", "request", o.id, "keys", texts(keys), "by", o.by(), "why", o.Why)
+	return failed
+}
+
+func texts(keys []ledger.Key) []string {
+	out := make([]string, len(keys))
+	for i, k := range keys {
+		out[i] = k.String()
+	}
+	return out
+}
+
+func (a *Admin) standing(keys []ledger.Key) []wire.Denial {
+	out := make([]wire.Denial, len(keys))
+	for i, k := range keys {
+		out[i] = wire.Denial{Key: k.String(), State: wire.StateFree, Users: len(a.Revoker.Targets(k))}
+		e, ok := a.Ledger.Get(k)
+		s, is := e.Body.(ledger.Suspension)
+		if !ok || !is {
+			continue
+		}
+		out[i].Version, out[i].At, out[i].By, out[i].Why = e.Version, e.At.Unix(), s.By, s.Why
+		switch {
+		case e.Denies && s.Revoked:
+			out[i].State = wire.StateRevoked
+		case e.Denies:
+			out[i].State = wire.StateSuspended
+		}
+	}
+	return out
+}
+
+// receipt says which servers hold what was asked for, or what holds of it.
+func (a *Admin) receipt(ctx context.Context, o order, keys []ledger.Key) (string, error) {
+	r := trust.Receipt{
+		ID: o.id, Registrar: a.Self.String(), Region: a.Region.String(), Verb: o.verb, Of: texts(keys), By: o.by(), Why: o.Why, AdminUser: o.asker.Key.String(),
+		Users: []trust.Revoked{}, Behind: []trust.Lagging{},
+	}
+	accounts := map[ident.AccountKey]bool{}
+	for _, k := range keys {
+		for _, t := range a.Revoker.Targets(k) {
+			key, user := ledger.RevocationKey(t.Account, t.User), t.User.String()
+			if t.User.IsZero() {
+				key, user = ledger.EverybodyKey(t.Account), jwt.All
+			}
+			e, ok := a.Ledger.Get(key)
+			rev, is := e.Body.(ledger.Revocation)
+			if !ok || !is {
+				continue
+			}
+			accounts[t.Account] = true
+			if len(r.Users) < listed {
+				r.Users = append(r.Users, trust.Revoked{Account: t.Account.String(), User: user, Before: rev.Before})
+			} else {
+				r.More++
+			}
+		}
+	}
+	patience := max(time.Duration(o.Wait)*time.Second, confirmWait)
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	expected := a.Document().ServerNames()
+	rep, err := a.Confirm(ctx, slices.Collect(maps.Keys(accounts)), expected, o.Wait > 0)
+	r.Servers, r.Denied = a.count(rep, expected)
+	if err != nil {
+		// It is in force, and nobody knows where.
+		r.Denied = 0
+		r.Behind = append(r.Behind, trust.Lagging{Server: "*", Why: "they could not be asked: " + err.Error()})
+	}
+	for _, b := range rep.Behind {
+		r.Behind = append(r.Behind, trust.Lagging{Server: b.Server, Why: b.Why})
+	}
+	for _, s := range rep.Accounts {
+		if s.Err != nil {
+			r.Behind = append(r.Behind, trust.Lagging{Server: "*", Why: s.Err.Error()})
+		}
+	}
+	for _, k := range keys {
+		if id := k.Identity(); !id.IsZero() {
+			r.Open += a.Open(id)
+		}
+	}
+	r.At = a.Now()
+	return r.Sign(a.Signing)
+}
+
+// count is how many servers there should be, and how many of them hold all accounts.
+func (a *Admin) count(rep Report, expected []string) (all, hold int) {
+	all = max(len(rep.Servers), len(expected))
+	hold = all
+	for _, s := range rep.Accounts {
+		all = max(all, s.Servers)
+	}
+	for _, s := range rep.Accounts {
+		hold = min(hold, s.InLine)
+		if s.Err != nil {
+			hold = 0
+		}
+	}
+	if len(rep.Accounts) == 0 {
+		hold = all // there is nothing that a server would have to know
+	}
+	return all, hold
+}
+
+func (a *Admin) refuse(r endpoint.Request, o order, err error) endpoint.Response {
+	told := *adminRefusal(err)
+	told.RequestID = r.ID
+	a.Log.Warn("refused", "request", r.ID, "verb", o.verb, "by", o.by(), "code", string(told.Code), "error", err)
+	if a.Refused != nil {
+		a.Refused(audit.Record{
+			What: audit.Refuse, At: a.Now().UnixMilli(), Door: "admin", Request: r.ID, Identity: o.asker.Identity, User: o.asker.Key, Refused: told.Code,
+			Why: audit.Reason(strings.ToValidUTF8(fmt.Sprintf("%.32q: %s", o.verb, told.Message), "?")),
+		})
+	}
+	body, err := json.Marshal(&told)
+	if err != nil {
+		body = nil // the headers say what matters
+	}
+	return endpoint.Response{Body: body, Err: &told}
+}
+
+func adminRefusal(err error) *wire.Error {
+	var werr *wire.Error
+	if errors.As(err, &werr) {
+		return werr
+	}
+	e := wire.Errorf(wire.Unavailable, "ask again in a moment", "it cannot be done now; what was done of it is in force")
+	e.RetryAfterMS = 1000
+	return e
+}
