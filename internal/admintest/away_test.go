@@ -3,6 +3,7 @@ package admintest
 import (
 	"context"
 	"fmt"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -170,7 +171,10 @@ func revokedOn(t *testing.T) (servers []map[string]int64) {
 // TestTwoAtOnce: administrators of two regions revoke many users each at the same moment, and
 // again with no link between the regions; in the end all of them are denied on every server.
 func TestTwoAtOnce(t *testing.T) {
-	const each, atOnce = 500, 50
+	each, atOnce := 100, 25
+	if os.Getenv("HERALD_LONG") != "" {
+		each, atOnce = 500, 50
+	}
 	op := shared.Up.Platform.Operator
 	chat := must(ident.ParseLabel("CHAT"))
 	for _, parted := range []bool{false, true} {

@@ -120,8 +120,8 @@ func records(t *testing.T, p *person) {
 
 // TestRevokeKey: one nkey of several that an identity holds.
 func TestRevokeKey(t *testing.T) {
-	access, _ := newKey(t, "ORDERS/service")
-	lost, kept := joinsBy(t, "ams", access), joinsBy(t, "ams", access)
+	access, _ := newKey(t, orders+"/service")
+	lost, kept := joinsBy(t, "ams", orders, access), joinsBy(t, "ams", orders, access)
 	out, stays := lost.connects(t, urls(region("sfo"))[0]), kept.connects(t, urls(region("sfo"))[0])
 	r := deny(t, cli.OK, "revoke", "user", lost.user.String(), "--yes")
 	if len(r.Users) != 1 || r.Users[0].User != lost.user.String() {
@@ -144,8 +144,8 @@ func TestRevokeKey(t *testing.T) {
 
 // TestSuspendIdentity: all users of an access key are out, those too that it would get.
 func TestSuspendIdentity(t *testing.T) {
-	access, _ := newKey(t, "ORDERS/service")
-	one, two := joinsBy(t, "ams", access), joinsBy(t, "sfo", access)
+	access, _ := newKey(t, orders+"/service")
+	one, two := joinsBy(t, "ams", orders, access), joinsBy(t, "sfo", orders, access)
 	outs := []<-chan struct{}{one.connects(t, urls(region("ams"))[0]), two.connects(t, urls(region("sgp"))[0])}
 	r := deny(t, cli.OK, "suspend", "identity", access.ID.String(), "--yes", "--wait", "20s")
 	if len(r.Users) != 2 || r.Denied != 9 {
@@ -162,8 +162,8 @@ func TestSuspendIdentity(t *testing.T) {
 
 // TestDisabledKey: who came by an access key is out when the key is disabled.
 func TestDisabledKey(t *testing.T) {
-	access, _ := newKey(t, "ORDERS/service")
-	p := joinsBy(t, "sfo", access)
+	access, _ := newKey(t, orders+"/service")
+	p := joinsBy(t, "sfo", orders, access)
 	out := p.connects(t, urls(region("sfo"))[0])
 	done(t, "access-key", "disable", access.ID.String())
 	goesOut(t, "its user", soon, out)
@@ -175,10 +175,11 @@ func TestDisabledKey(t *testing.T) {
 // TestSuspendAccount: everybody in it is out, static users, too, and nobody of another account;
 // accounts that the platform needs are refused.
 func TestSuspendAccount(t *testing.T) {
-	access, _ := newKey(t, "ORDERS/service")
-	p, member := joinsBy(t, "ams", access), joins(t, "ams")
+	name := account(int(fresh.Add(1)))
+	access, _ := newKey(t, name+"/service")
+	p, member := joinsBy(t, "ams", name, access), joins(t, "ams")
 	file := filepath.Join(t.TempDir(), "static.creds")
-	done(t, "add", "user", "ORDERS/service", shared.Name("static").String(), "--out", file)
+	done(t, "add", "user", name+"/service", shared.Name("static").String(), "--out", file)
 	closed := make(chan struct{})
 	nc, err := nats.Connect(urls(region("sgp"))[0], nats.UserCredentials(file), nats.NoReconnect(), nats.ClosedHandler(func(*nats.Conn) { close(closed) }))
 	if err != nil {
@@ -186,7 +187,7 @@ func TestSuspendAccount(t *testing.T) {
 	}
 	defer nc.Close()
 	out, stays := p.connects(t, urls(region("sfo"))[0]), member.connects(t, urls(region("sfo"))[0])
-	deny(t, cli.OK, "suspend", "account", "ORDERS", "--yes", "--wait", "20s")
+	deny(t, cli.OK, "suspend", "account", name, "--yes", "--wait", "20s")
 	goesOut(t, "a user", soon, out)
 	goesOut(t, "a static user", soon, closed)
 	p.isOut(t, allURLs()...)
@@ -196,7 +197,7 @@ func TestSuspendAccount(t *testing.T) {
 		t.Error("somebody of another account is out, too")
 	default:
 	}
-	deny(t, cli.OK, "resume", "account", "ORDERS")
+	deny(t, cli.OK, "resume", "account", name)
 	p.asks(t, "sfo")
 	p.connects(t, urls(region("sfo"))[0])
 	for _, needed := range []string{"AUTH", "LEDGER", "READERS", "SYS", "GUEST", "ADMIN"} {
@@ -211,10 +212,12 @@ func TestSuspendAccount(t *testing.T) {
 // credential that does not live for long; nobody else can ask at all.
 func TestAdministrators(t *testing.T) {
 	_, file := newKey(t, "ADMIN/admin", "--name", shared.Name("root").String())
-	_, no := newKey(t, "ORDERS/service")
+	_, no := newKey(t, orders+"/service")
 	p := joins(t, "ams")
 	public := filepath.Join(shared.Dir, "public")
-	as := func(key string, args ...string) []string { return append(args, "--platform", public, "--key", key, "--yes") }
+	as := func(key string, args ...string) []string {
+		return append(args, "--platform", public, "--key", key, "--yes")
+	}
 	if code, _, errs := tell(t, as(no, "suspend", "user", p.name.String())...); code != cli.Refused {
 		t.Errorf("a key for something else: %d %s", code, errs)
 	}

@@ -6,7 +6,9 @@ import (
 	"encoding/json"
 	"errors"
 	"os"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -35,21 +37,39 @@ var shared *uptest.Platform
 //nolint:gochecknoglobals // as the platform
 var log testlog.Log
 
-// more is what the platform has beside what init gives it.
-const more = `
-  - {to: key, account: ORDERS, role: service}
-  - {to: key, account: ADMIN, role: admin}
-accounts:
-  - name: ORDERS
+// more is what the platform has beside what init gives it: accounts for tests that suspend one,
+// after which its static users are out for two minutes.
+func more() string {
+	grants, accounts := "\n  - {to: key, account: ADMIN, role: admin}\n", "accounts:\n"
+	for i := range accountsFor {
+		name := account(i)
+		grants += "  - {to: key, account: " + name + ", role: service}\n"
+		accounts += "  - name: " + name + `
     roles:
       - name: service
         publish: {allow: ["orders.>"]}
         subscribe: {allow: ["orders.>"]}
 `
+	}
+	return grants + accounts
+}
+
+// accountsFor is how many accounts there are beside Herald's own.
+const accountsFor = 8
+
+func account(i int) string { return "ORDERS" + strconv.Itoa(i) }
+
+// fresh counts the accounts that a test had for itself; the first is everybody's.
+//
+//nolint:gochecknoglobals // as the platform
+var fresh atomic.Int64
+
+// orders is everybody's account.
+const orders = "ORDERS0"
 
 func TestMain(m *testing.M) {
 	os.Exit(uptest.Main(m, func(dir string) (stop func() error, err error) {
-		shared, err = uptest.Start(dir, uptest.Options{More: more, Log: &log})
+		shared, err = uptest.Start(dir, uptest.Options{More: more(), Log: &log})
 		return func() error { return shared.Close() }, err
 	}))
 }
@@ -92,10 +112,17 @@ type report struct {
 	Receipt  string          `json:"receipt"`
 }
 
+// unheard is what an issuer says of an access key of which its region has not heard yet.
+const unheard = "this access key is not known"
+
 // deny runs revoke, suspend or resume, which must end so.
 func deny(t testing.TB, code int, args ...string) report {
 	t.Helper()
 	got, out, errs := tell(t, append(args, "--json")...)
+	for until := time.Now().Add(20 * time.Second); strings.Contains(errs, unheard) && time.Now().Before(until); {
+		time.Sleep(20 * time.Millisecond) // no region tells
+		got, out, errs = tell(t, append(args, "--json")...)
+	}
 	if got != code {
 		t.Fatalf("nscsetup %s: %d and not %d\n%s%s", strings.Join(args, " "), got, code, out, errs)
 	}
@@ -133,12 +160,12 @@ func joins(t testing.TB, in string) *person {
 	return p
 }
 
-// joinsBy is joins with an access key, for ORDERS.
-func joinsBy(t testing.TB, in string, access client.AccessKey) *person {
+// joinsBy is joins with an access key, in an account.
+func joinsBy(t testing.TB, in, to string, access client.AccessKey) *person {
 	t.Helper()
 	key := must(keystore.Generate(keystore.User))
 	p := &person{key: key, user: must(ident.ParseUserKey(key.Public()))}
-	p.wish = client.Wish{Account: must(ident.ParseLabel("ORDERS")), Role: must(ident.ParseLabel("service")), Name: shared.Name("svc"), Identity: access}
+	p.wish = client.Wish{Account: must(ident.ParseLabel(to)), Role: must(ident.ParseLabel("service")), Name: shared.Name("svc"), Identity: access}
 	p.asks(t, in)
 	return p
 }
@@ -237,6 +264,9 @@ func (p *person) refused(t testing.TB, in string, code wire.Code) {
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	err := p.tries(ctx, in)
+	for err != nil && strings.Contains(err.Error(), unheard) && wait.For(ctx, 20*time.Millisecond) == nil {
+		err = p.tries(ctx, in)
+	}
 	if !errors.Is(err, &wire.Error{Code: code}) {
 		t.Errorf("in %s: %v, and not %s", in, err, code)
 	}

@@ -210,6 +210,22 @@ func newCollector(services func() []service.Stats, now func() time.Time) *collec
 		registrar(func(s *service.RegistrarStats) int { return s.Servers.Conflicts }))
 	add(prometheus.GaugeValue, "herald_servers_behind", "Servers that did not answer the last look at accounts, or refused one.",
 		registrar(func(s *service.RegistrarStats) int { return s.Servers.Behind }))
+	add(prometheus.GaugeValue, "herald_denials_waiting", "Denials of whom credentials are still to be revoked.",
+		registrar(func(s *service.RegistrarStats) int { return s.Revoking }))
+	add(prometheus.GaugeValue, "herald_account_bytes", "Size of the account's JWT; of the largest 50.",
+		func(s service.Stats, emit emit) {
+			if s.Registrar != nil {
+				for _, a := range s.Registrar.Servers.Largest {
+					emit(float64(a.Bytes), a.Name)
+				}
+			}
+		}, "account")
+	add(prometheus.GaugeValue, "herald_account_bytes_limit", "Size of an account's JWT beyond which servers do not take it; absent before the first look.",
+		func(s service.Stats, emit emit) {
+			if s.Registrar != nil && s.Registrar.Servers.Limit > 0 {
+				emit(float64(s.Registrar.Servers.Limit))
+			}
+		})
 	add(prometheus.GaugeValue, "herald_accounts_age_seconds", "Time since a look at all accounts last found or left each on every server; absent before the first.",
 		func(s service.Stats, emit emit) {
 			if s.Registrar != nil && !s.Registrar.Servers.InLine.IsZero() {

@@ -103,10 +103,10 @@ func services(t *testing.T) (issuer, registrar service.Stats) {
 		// Its clock was put back meanwhile.
 		Ages: []ledger.Age{{Source: "denials", Since: now().Add(time.Hour)}},
 		Registrar: &service.RegistrarStats{
-			Unstored: 16, Holdings: 17, PeersRefused: 18, RecordsRefused: 19, Damaged: 20,
+			Unstored: 16, Holdings: 17, Revoking: 48, PeersRefused: 18, RecordsRefused: 19, Damaged: 20,
 			Servers: own.WatcherStats{
 				Looks: 21, Failed: 22, Pushed: 23, Overwritten: 24, Foreign: 25, OutOfLine: 26, Conflicts: 27, Behind: 28,
-				InLine: now().Add(-29 * time.Second),
+				InLine: now().Add(-29 * time.Second), Largest: []own.AccountSize{{Name: "CHAT", Bytes: 49}, {Name: "AUTH", Bytes: 50}}, Limit: 51,
 			},
 			Door: own.DoorStats{Disconnected: 45, Waiting: 46, Forgotten: 47},
 		},
@@ -123,7 +123,10 @@ func TestMetrics(t *testing.T) {
 	issuer, registrar := services(t)
 	s.Add(func() service.Stats { return issuer })
 	s.Add(func() service.Stats { return registrar })
-	const want = `herald_accounts_age_seconds{region="ams",service="registrar"} 29
+	const want = `herald_account_bytes{account="AUTH",region="ams",service="registrar"} 50
+herald_account_bytes{account="CHAT",region="ams",service="registrar"} 49
+herald_account_bytes_limit{region="ams",service="registrar"} 51
+herald_accounts_age_seconds{region="ams",service="registrar"} 29
 herald_accounts_conflicts{region="ams",service="registrar"} 27
 herald_accounts_foreign_total{region="ams",service="registrar"} 25
 herald_accounts_looks_failed_total{region="ams",service="registrar"} 22
@@ -143,6 +146,7 @@ herald_callout_disconnects_waiting{region="ams",service="registrar"} 46
 herald_credential_expires_in_seconds{file="auth.creds",region="ams",service="issuer"} 33
 herald_credential_expires_in_seconds{file="ledger.creds",region="ams",service="registrar"} -42
 herald_denials_unstored{region="ams",service="registrar"} 16
+herald_denials_waiting{region="ams",service="registrar"} 48
 herald_holdings{region="ams",service="registrar"} 17
 herald_home_damaged_total{region="ams",service="registrar"} 20
 herald_ledger_age_seconds{log="decisions",region="ams",service="issuer"} 1.5

@@ -54,6 +54,7 @@ type IssuerStats struct {
 type RegistrarStats struct {
 	Unstored int // denials in force that the region's stream was not seen to have
 	Holdings int // identities that hold a user
+	Revoking int // denials whose credentials are still to be revoked
 
 	PeersRefused   uint64 // messages of other registrars with something that is not believed
 	RecordsRefused uint64 // records that are not believed
@@ -81,12 +82,16 @@ func (r *Running) Stats() Stats {
 	if r.keeper != nil {
 		s.Registrar = &RegistrarStats{
 			Unstored: r.keeper.denials.Unstored(), Holdings: r.keeper.records.Holdings.Len(),
+			Revoking:     r.keeper.revoker.Waiting(),
 			PeersRefused: r.keeper.denials.Refused(), RecordsRefused: r.keeper.records.Refused(),
 			Servers: r.keeper.watcher.Stats(), Door: r.keeper.door.Stats(),
 		}
+		if r.keeper.admin != nil {
+			s.CallersRefused = r.keeper.admin.Disbelieved()
+		}
 		if r.keeper.home != nil {
 			s.Registrar.Damaged = r.keeper.home.Damaged()
-			s.CallersRefused = r.keeper.home.Disbelieved()
+			s.CallersRefused += r.keeper.home.Disbelieved()
 		}
 	}
 	return s

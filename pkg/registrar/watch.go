@@ -1,6 +1,7 @@
 package registrar
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -46,6 +47,7 @@ type Watcher struct {
 	// latest are the JWTs that were last found or put in force, and servers is how many there
 	// were at the last look at all.
 	latest  map[ident.AccountKey]string
+	sizes   map[ident.AccountKey]AccountSize
 	servers int
 	// rush are accounts that are brought to servers at once, and touched those that are looked
 	// at soon, because who is revoked in them has changed.
@@ -54,6 +56,7 @@ type Watcher struct {
 	// asked are questions that wait, and asking tells that somebody asks the servers now.
 	asked  []*confirmation
 	asking bool
+	fat    map[ident.AccountKey]bool // of which it was said that they are large
 
 	// Run's own.
 	reached  map[string]bool             // ids of servers that the last look at all accounts reached
@@ -81,7 +84,20 @@ type WatcherStats struct {
 	// InLine is when a look at all accounts last found each on every server, or brought it
 	// there. Zero: never.
 	InLine time.Time
+	// Largest are the largest accounts, and Limit is how many bytes servers take of one: of
+	// one that is larger nobody can be revoked any more. The slice is not to be changed.
+	Largest []AccountSize
+	Limit   int64
 }
+
+// AccountSize is how many bytes an account's JWT has.
+type AccountSize struct {
+	Name  string
+	Bytes int
+}
+
+// largest is how many accounts Largest has at most.
+const largest = 50
 
 // Stats gives them. It may be called by any goroutine.
 func (w *Watcher) Stats() WatcherStats {
@@ -334,7 +350,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 
 	w.seen, w.reached = map[string]bool{}, map[string]bool{}
 	w.mu.Lock()
-	w.latest = map[ident.AccountKey]string{}
+	w.latest, w.sizes, w.fat = map[ident.AccountKey]string{}, map[ident.AccountKey]AccountSize{}, map[ident.AccountKey]bool{}
 	w.mu.Unlock()
 	w.looked, w.lagging = map[string]bool{}, map[ident.AccountKey]bool{}
 	var rushing sync.WaitGroup
@@ -556,13 +572,16 @@ func (w *Watcher) note(rep Report, err error, all bool, fresh int) {
 	if all {
 		w.servers = len(rep.Servers)
 		w.latest = make(map[ident.AccountKey]string, len(rep.Accounts))
+		w.sizes = make(map[ident.AccountKey]AccountSize, len(rep.Accounts))
 	}
 	for _, s := range rep.Accounts {
 		if s.Token != "" {
 			w.latest[s.Account] = s.Token
+			w.weigh(s)
 		}
 	}
 	s := &w.stats
+	s.Largest, s.Limit = w.largest(), w.Resolver.nc.MaxPayload()
 	s.Looks++
 	if err != nil {
 		s.Failed++
@@ -574,6 +593,29 @@ func (w *Watcher) note(rep Report, err error, all bool, fresh int) {
 	if all && err == nil && rep.InLine() == len(rep.Accounts) {
 		s.InLine = w.Now()
 	}
+}
+
+// weigh notes how large an account is, and warns once it is half of what servers take; w.mu is
+// held.
+func (w *Watcher) weigh(s Standing) {
+	was := w.sizes[s.Account].Bytes
+	w.sizes[s.Account] = AccountSize{s.Name, len(s.Token)}
+	half := int(w.Resolver.nc.MaxPayload() / 2)
+	if len(s.Token) > half && !w.fat[s.Account] {
+		w.Log.Warn("an account has grown to half of what servers take: beyond that nobody in it can be revoked any more",
+			"account", s.Name, "bytes", len(s.Token), "limit", 2*half, "hint", "raise servers.max_payload in platform.yaml; revocations are dropped after 31 days")
+		w.fat[s.Account] = true
+	}
+	if len(s.Token) <= half && was > 0 {
+		delete(w.fat, s.Account)
+	}
+}
+
+// largest are the largest accounts; w.mu is held.
+func (w *Watcher) largest() []AccountSize {
+	all := slices.Collect(maps.Values(w.sizes))
+	slices.SortFunc(all, func(a, b AccountSize) int { return cmp.Or(cmp.Compare(b.Bytes, a.Bytes), cmp.Compare(a.Name, b.Name)) })
+	return all[:min(len(all), largest)]
 }
 
 // list is accounts for one line of the log, and who signed what was found of them.
