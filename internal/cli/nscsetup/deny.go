@@ -431,7 +431,9 @@ func runDeny(ctx context.Context, g *globals, verb string, o adminOptions, r wir
 }
 
 // notAll tells whether servers do not know yet, or connections are open still.
-func notAll(r trust.Receipt) bool { return r.Denied < r.Servers || r.Open > 0 }
+func notAll(r trust.Receipt) bool {
+	return r.Denied < r.Servers || len(r.Behind) > 0 || r.Open > 0
+}
 
 func past(verb string) string {
 	if verb == verbResume {
