@@ -340,6 +340,7 @@ func (a *Admin) receipt(ctx context.Context, o order, keys []ledger.Key) (string
 			e, ok := a.Ledger.Get(key)
 			rev, is := e.Body.(ledger.Revocation)
 			if !ok || !is {
+				r.Behind = append(r.Behind, trust.Lagging{Server: "*", Why: "credentials of " + user + " are not revoked yet"})
 				continue
 			}
 			accounts[t.Account] = true
@@ -356,9 +357,13 @@ func (a *Admin) receipt(ctx context.Context, o order, keys []ledger.Key) (string
 	expected := a.Document().ServerNames()
 	rep, err := a.Confirm(ctx, slices.Collect(maps.Keys(accounts)), expected, o.Wait > 0)
 	r.Servers, r.Denied = a.count(rep, expected)
+	if len(r.Behind) > 0 && o.verb != verbResume || err != nil || len(rep.Accounts) < len(accounts) {
+		r.Denied = 0 // nobody knows of any server that it holds all
+	}
+	if err == nil && len(rep.Accounts) < len(accounts) {
+		r.Behind = append(r.Behind, trust.Lagging{Server: "*", Why: "an account is not known to this registrar yet"})
+	}
 	if err != nil {
-		// It is in force, and nobody knows where.
-		r.Denied = 0
 		r.Behind = append(r.Behind, trust.Lagging{Server: "*", Why: "they could not be asked: " + err.Error()})
 	}
 	for _, b := range rep.Behind {

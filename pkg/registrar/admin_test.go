@@ -31,6 +31,7 @@ type desk struct {
 func newDesk(t *testing.T) *desk {
 	t.Helper()
 	b := newBench(t)
+	b.document.Servers = []ledger.Servers{{Region: must(ident.ParseRegion("ams")), Names: []ident.Name{must(ident.ParseName("a")), must(ident.ParseName("b")), must(ident.ParseName("c"))}}}
 	d := &desk{bench: b, user: must(b.p.MintFor("root", platform.Admin, platform.RoleAdmin, b.now, time.Hour))}
 	clock := func() time.Time { return b.now }
 	known := ledger.NewProjection(nil)
@@ -161,7 +162,8 @@ func TestReceiptSaysWhatServersSaid(t *testing.T) {
 		"one is away": {registrar.Report{
 			Servers: make([]registrar.Server, 2), Accounts: []registrar.Standing{{InLine: 2, Servers: 3}}, Behind: []registrar.Behind{{Server: "ams-3", Why: "it does not answer"}},
 		}, nil, 2, 3},
-		"none can be asked":    {registrar.Report{}, errors.New("no connection"), 0, 0},
+		"none can be asked":    {registrar.Report{}, errors.New("no connection"), 0, 3},
+		"it is not known":      {registrar.Report{Servers: make([]registrar.Server, 3)}, nil, 0, 3},
 		"it cannot be pushed":  {registrar.Report{Servers: make([]registrar.Server, 3), Accounts: []registrar.Standing{{InLine: 3, Servers: 3, Err: errors.New("too large")}}}, nil, 0, 3},
 		"one of two lacks one": {registrar.Report{Servers: make([]registrar.Server, 3), Accounts: []registrar.Standing{{InLine: 3, Servers: 3}, {InLine: 1, Servers: 3}}}, nil, 1, 3},
 	} {
