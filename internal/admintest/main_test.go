@@ -284,3 +284,20 @@ func adminAt(t testing.TB, in string) *nats.Conn {
 	t.Cleanup(nc.Close)
 	return nc
 }
+
+// knows waits until a registrar has heard from the records that so many users of an identity
+// have a credential.
+func knows(t testing.TB, nc *nats.Conn, id ident.Identity, users int) {
+	t.Helper()
+	until := time.Now().Add(20 * time.Second)
+	for {
+		a, err := client.Administer(t.Context(), shared.Up.Platform.Operator, nc, "show", wire.AdminRequest{Identity: id})
+		if err == nil && len(a.Standing) == 1 && a.Standing[0].Users == users {
+			return
+		}
+		if time.Now().After(until) {
+			t.Fatalf("the registrar does not know of it: %v %+v", err, a)
+		}
+		time.Sleep(20 * time.Millisecond) // records are read, not told
+	}
+}

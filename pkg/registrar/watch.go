@@ -123,8 +123,11 @@ const (
 	// touchedAfter is when accounts are looked at in which somebody was revoked: whoever revoked
 	// them has pushed them by then, so that others find nothing to do.
 	touchedAfter = time.Second
-	// rushGather is how long more is waited for that is pushed at once with the same JWT.
+	// rushGather is how long more is waited for that is pushed at once with the same JWT, and
+	// rushEvery how far pushes are apart at least while there is more and more: each one has
+	// every server take the whole account anew.
 	rushGather = 5 * time.Millisecond
+	rushEvery  = 250 * time.Millisecond
 	// rushBound bounds one push of that kind.
 	rushBound = 5 * time.Second
 	// watchNames is how many accounts a line of the log names.
@@ -205,13 +208,14 @@ func (w *Watcher) rushes(ctx context.Context) {
 	w.mu.Lock()
 	wake := w.woken()
 	w.mu.Unlock()
+	var last time.Time // when the last push ended
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-wake:
 		}
-		if wait.For(ctx, rushGather) != nil {
+		if wait.For(ctx, max(rushGather, rushEvery-w.Now().Sub(last))) != nil {
 			return
 		}
 		tokens, servers := w.tokens(w.taken(&w.rush))
@@ -223,6 +227,7 @@ func (w *Watcher) rushes(ctx context.Context) {
 			w.Log.Error("who was revoked could not be told to the servers at once; it is tried again", "error", err)
 		}
 		cancel()
+		last = w.Now()
 	}
 }
 
@@ -272,7 +277,10 @@ func (w *Watcher) confirm(c *confirmation) {
 	}
 	w.asking = true
 	go func() {
-		for {
+		for first := true; ; first = false {
+			if !first {
+				time.Sleep(rushEvery) // others ask meanwhile
+			}
 			w.mu.Lock()
 			all := w.asked
 			w.asked = nil
