@@ -10,3 +10,14 @@ func (h *Holdings) Scheduled() int {
 	}
 	return n
 }
+
+// Indexed is how many users are known to be held, those of several identities once for each.
+func (h *Holdings) Indexed() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	n := len(h.by)
+	for _, o := range h.others {
+		n += len(o)
+	}
+	return n
+}

@@ -2,6 +2,8 @@ package ledger
 
 import (
 	"cmp"
+	"iter"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -15,6 +17,9 @@ import (
 type Holdings struct {
 	mu sync.Mutex
 	of map[ident.Identity]map[holding]span
+	// by is who holds a user, and others who else does: nearly nobody is held twice.
+	by     map[ident.UserKey]ident.Identity
+	others map[ident.UserKey]map[ident.Identity]bool
 	// ends has each user once, by when it may be forgotten, in buckets of a minute, so
 	// that forgetting costs no look at those who stay. Who got another credential since is
 	// put off when that moment comes.
@@ -24,7 +29,10 @@ type Holdings struct {
 
 // NewHoldings gives an empty one.
 func NewHoldings() *Holdings {
-	return &Holdings{of: make(map[ident.Identity]map[holding]span), ends: make(map[int64][]ended)}
+	return &Holdings{
+		of: make(map[ident.Identity]map[holding]span), ends: make(map[int64][]ended),
+		by: make(map[ident.UserKey]ident.Identity), others: make(map[ident.UserKey]map[ident.Identity]bool),
+	}
 }
 
 type holding struct {
@@ -88,6 +96,42 @@ func (h *Holdings) Add(r Credential, now time.Time) {
 	users[k] = s
 	if !known {
 		h.until(s.expires, ended{r.Identity, k})
+		h.holds(r.Identity, r.User)
+	}
+}
+
+// holds notes who holds a user.
+func (h *Holdings) holds(id ident.Identity, user ident.UserKey) {
+	first, ok := h.by[user]
+	switch {
+	case !ok:
+		h.by[user] = id
+	case first != id:
+		if h.others[user] == nil {
+			h.others[user] = make(map[ident.Identity]bool, 1)
+		}
+		h.others[user][id] = true
+	}
+}
+
+// lost notes that an identity may not hold a user any more: in another account it still may.
+func (h *Holdings) lost(id ident.Identity, user ident.UserKey) {
+	for k := range h.of[id] {
+		if k.user == user {
+			return
+		}
+	}
+	delete(h.others[user], id)
+	if h.by[user] == id {
+		delete(h.by, user)
+		for other := range h.others[user] {
+			h.by[user] = other
+			delete(h.others[user], other)
+			break
+		}
+	}
+	if len(h.others[user]) == 0 {
+		delete(h.others, user)
 	}
 }
 
@@ -120,27 +164,38 @@ type Holder struct {
 	Held
 }
 
-// ByUser gives the accounts in which a user is held now, and by whom. It looks through all.
+// ByUser gives the accounts in which a user is held now, and by whom.
 func (h *Holdings) ByUser(user ident.UserKey, now time.Time) []Holder {
-	return h.those(now, func(k holding) bool { return k.user == user })
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	first, ok := h.by[user]
+	if !ok {
+		return nil
+	}
+	ids := map[ident.Identity]bool{first: true}
+	for id := range h.others[user] {
+		ids[id] = true
+	}
+	return h.those(maps.Keys(ids), now, func(k holding) bool { return k.user == user })
 }
 
 // Newest is the newest iat that is known of anybody in an account, in seconds; 0: nobody is.
 // It looks through all.
 func (h *Holdings) Newest(account ident.AccountKey, now time.Time) int64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	var newest int64
-	for _, x := range h.those(now, func(k holding) bool { return k.account == account }) {
+	for _, x := range h.those(maps.Keys(h.of), now, func(k holding) bool { return k.account == account }) {
 		newest = max(newest, x.Issued)
 	}
 	return newest
 }
 
-func (h *Holdings) those(now time.Time, are func(holding) bool) []Holder {
-	h.mu.Lock()
-	defer h.mu.Unlock()
+// those are holdings of some identities; mu is held.
+func (h *Holdings) those(ids iter.Seq[ident.Identity], now time.Time, are func(holding) bool) []Holder {
 	var all []Holder
-	for id, users := range h.of {
-		for k, s := range users {
+	for id := range ids {
+		for k, s := range h.of[id] {
 			if s.expires > now.Unix() && are(k) {
 				all = append(all, Holder{id, Held{Account: k.account, User: k.user, Issued: s.issued, Expires: s.expires, Server: s.server, Client: s.client}})
 			}
@@ -174,6 +229,7 @@ func (h *Holdings) sweep(now time.Time) {
 				continue
 			}
 			delete(users, e.holding)
+			h.lost(e.identity, e.holding.user)
 			if len(users) == 0 {
 				delete(h.of, e.identity)
 			}

@@ -18,6 +18,8 @@ func TestHoldingsAgainstAModel(t *testing.T) {
 	for i := range 6 {
 		pool = append(pool, ledger.Credential{Identity: ids[i%len(ids)], Account: ledgertest.Account(t), User: ledgertest.User(t)})
 	}
+	// One user of two identities.
+	pool = append(pool, ledger.Credential{Identity: ids[1], Account: pool[0].Account, User: pool[0].User})
 	rapid.Check(t, func(r *rapid.T) {
 		h, at, latest := ledger.NewHoldings(), now(), now()
 		var all []ledger.Credential
@@ -55,11 +57,31 @@ func TestHoldingsAgainstAModel(t *testing.T) {
 				}
 			}
 		}
+		for _, p := range pool {
+			holders := map[ident.Identity]bool{}
+			for _, a := range all {
+				if a.User == p.User && a.Expires > latest.Unix() {
+					holders[a.Identity] = true
+				}
+			}
+			got := h.ByUser(p.User, latest)
+			if len(got) != len(holders) {
+				r.Fatalf("%s is held by %v, want %v", p.User, got, holders)
+			}
+			for _, g := range got {
+				if !holders[g.Identity] || g.User != p.User {
+					r.Fatalf("%+v", g)
+				}
+			}
+		}
 		// Who holds nothing any more is forgotten, at the next record a minute later.
 		end := latest.Add(20 * time.Minute)
 		last := pool[0]
 		last.Issued, last.Expires = end.Unix(), end.Unix()+60
 		h.Add(last, end)
+		if n := h.Indexed(); n != 1 {
+			r.Fatalf("%d users are remembered, and one has a credential", n)
+		}
 		if h.Len() != 1 {
 			r.Fatalf("%d identities are remembered, and one holds a credential", h.Len())
 		}
