@@ -107,23 +107,41 @@ func kicker(sys *nats.Conn) func(context.Context, string, uint64) error {
 	}
 }
 
+// own are the accounts in which nobody is denied but by who has the platform folder, and the
+// account and the role of administrators.
+func own() (untouchable []ident.Label, admin, role ident.Label, err error) {
+	for _, name := range []string{platform.Admin, platform.System, platform.Ledger, platform.Readers, platform.Auth, platform.Guest, platform.Door} {
+		l, err := ident.ParseLabel(name)
+		if err != nil {
+			return nil, admin, role, err
+		}
+		untouchable = append(untouchable, l)
+	}
+	role, err = ident.ParseLabel(platform.RoleAdmin)
+	return untouchable, untouchable[0], role, err
+}
+
+// unread are regions whose records were not read to their end yet.
+func (k *keeper) unread() []string {
+	var out []string
+	for _, r := range k.know.document().Public.Regions {
+		if !k.records.Ended(r.Name.String()) {
+			out = append(out, r.Name.String())
+		}
+	}
+	return out
+}
+
 // administer answers administrators, who also find the registrar there and see how it is, as
 // they do issuers.
 func (c *Config) administer(r *Running, k *keeper, log *slog.Logger) error {
-	labels := make(map[string]ident.Label)
-	for _, name := range []string{platform.Admin, platform.RoleAdmin, platform.System, platform.Ledger, platform.Readers, platform.Auth, platform.Guest, platform.Door} {
-		l, err := ident.ParseLabel(name)
-		if err != nil {
-			return err
-		}
-		labels[name] = l
+	untouchable, admin, role, err := own()
+	if err != nil {
+		return err
 	}
 	k.admin = &registrar.Admin{
-		Region: c.Region, Self: r.files.self, Administrators: labels[platform.Admin], Role: labels[platform.RoleAdmin],
-		Untouchable: []ident.Label{
-			labels[platform.Admin], labels[platform.System], labels[platform.Ledger], labels[platform.Readers],
-			labels[platform.Auth], labels[platform.Guest], labels[platform.Door],
-		},
+		Region: c.Region, Self: r.files.self, Administrators: admin, Role: role,
+		Untouchable: untouchable, Unread: k.unread,
 		Document: k.know.document, Ledger: k.know.projection, Holdings: k.door.Holdings, Denials: k.denials, Revoker: k.revoker,
 		Confirm: k.watcher.Confirm, Open: k.door.WaitingOf, Signing: k.signing, Refused: k.written.Note, Log: log, Now: time.Now,
 	}
@@ -178,7 +196,12 @@ func (c *Config) keepLedger(ctx, run context.Context, r *Running, k *keeper, log
 		k.logins = oidc.New(k.know.document().Providers, oidc.Options{Log: log})
 		r.logins = k.logins
 	}
+	untouchable, admin, _, err := own()
+	if err != nil {
+		return err
+	}
 	k.revoker = &registrar.Revoker{
+		Spared:  func(a ident.AccountKey) bool { return registrar.Spared(k.know.document(), a, untouchable, admin) },
 		Denials: k.denials, Holdings: k.door.Holdings, Ledger: k.know.projection, Touch: k.watcher.Touch, Log: log, Now: time.Now,
 	}
 	k.door.Gone = k.know.projection.Gone

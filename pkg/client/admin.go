@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -52,17 +53,28 @@ func Administer(ctx context.Context, op *trust.Operator, nc *nats.Conn, verb str
 		return Administered{}, err
 	}
 	out := Administered{AdminAnswer: a}
-	if a.Receipt == "" {
+	if verb == verbShow {
 		return out, nil
 	}
 	if out.Word, err = op.OpenReceipt(a.Receipt); err != nil {
 		return Administered{}, err
 	}
-	if out.Word.ID != a.RequestID {
+	// Whoever only has a registrar's service credential can show an old receipt.
+	keys := make([]string, len(a.Standing))
+	for i, d := range a.Standing {
+		keys[i] = d.Key
+	}
+	if age := time.Since(out.Word.At); out.Word.ID != a.RequestID || out.Word.Verb != verb || !slices.Equal(out.Word.Of, keys) || age > maxReceiptAge || age < -maxReceiptAge {
 		return Administered{}, fmt.Errorf("a receipt for another request: %w", trust.ErrUntrusted)
 	}
 	return out, nil
 }
+
+// verbShow asks for nothing to be done, and is answered without a receipt.
+const verbShow = "show"
+
+// maxReceiptAge is how old a receipt may be, by clocks that may differ.
+const maxReceiptAge = 5 * time.Minute
 
 func askAdmin(ctx context.Context, nc *nats.Conn, verb string, body []byte, patience time.Duration) (*nats.Msg, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)

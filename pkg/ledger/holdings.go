@@ -185,8 +185,12 @@ func (h *Holdings) Newest(account ident.AccountKey, now time.Time) int64 {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	var newest int64
-	for _, x := range h.those(maps.Keys(h.of), now, func(k holding) bool { return k.account == account }) {
-		newest = max(newest, x.Issued)
+	for _, users := range h.of {
+		for k, s := range users {
+			if k.account == account && s.expires > now.Unix() {
+				newest = max(newest, s.issued)
+			}
+		}
 	}
 	return newest
 }

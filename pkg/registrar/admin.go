@@ -41,6 +41,8 @@ type Admin struct {
 	Revoker     *Revoker
 	// Confirm says how servers stand to accounts; see Watcher.Confirm.
 	Confirm func(ctx context.Context, accounts []ident.AccountKey, expected []string, patience bool) (Report, error)
+	// Unread are regions of which the records were not read to their end since the start.
+	Unread func() []string
 	// Open is how many connections of an identity by auth callout are to be closed still.
 	Open    func(ident.Identity) int
 	Signing *keystore.Key // the operator signing key
@@ -137,7 +139,8 @@ func (a *Admin) believe(r endpoint.Request) (order, error) {
 	if a.Ledger.RevokedBefore(o.asker.AccountKey, o.asker.Key) >= o.asker.IssuedAt.Unix() {
 		return o, wire.Errorf(wire.Revoked, "ask another administrator", "this credential is revoked")
 	}
-	if _, denied := a.Ledger.Denied(o.asker.Identity, o.asker.AccountKey, o.asker.Key); denied {
+	_, denied := a.Ledger.Denied(o.asker.Identity, o.asker.AccountKey, o.asker.Key)
+	if denied || a.Ledger.Gone(o.asker.Identity) {
 		return o, wire.Errorf(wire.Suspended, "ask another administrator", "you are suspended")
 	}
 	req, werr := wire.DecodeAdminRequest(r.Body)
@@ -228,11 +231,17 @@ func (a *Admin) userKeys(o order, now time.Time) ([]ledger.Key, error) {
 		if err != nil {
 			return nil, err
 		}
+		// Services and guests have credentials that the platform cannot give again by itself.
+		if a.spared(account) && (o.verb == verbSuspend || o.verb == verbRevoke) {
+			return nil, wire.Errorf(wire.BadRequest, "give the service another credential, and take the old one's role key out of force", "users of account %s are Herald's own services, or its guest", o.Account)
+		}
 		return []ledger.Key{ledger.UserSuspension(account, o.User)}, nil
 	}
 	in := map[ident.AccountKey]bool{}
 	for _, h := range holders {
-		in[h.Account] = true
+		if !a.spared(h.Account) {
+			in[h.Account] = true
+		}
 	}
 	for _, acc := range a.Document().Public.Accounts {
 		if _, ok := a.Ledger.Get(ledger.UserSuspension(acc.Key, o.User)); ok {
@@ -260,13 +269,17 @@ func (a *Admin) deny(ctx context.Context, o order, keys []ledger.Key) error {
 	var failed error
 	for _, k := range keys {
 		s := ledger.Suspension{By: o.by(), Why: o.Why, Revoked: o.verb == verbRevoke}
-		_, err := a.Denials.Suspend(ctx, k, true, 0, s)
-		if err != nil && !errors.Is(err, ledger.ErrUnavailable) {
+		// All of it is in force, and servers are told, before anything waits to be stored.
+		if err := a.Denials.SuspendAtOnce(k, true, 0, s); err != nil {
 			return err
 		}
 		_, rerr := a.Revoker.Revoke(ctx, k, o.by(), o.Why)
 		if rerr != nil && !errors.Is(rerr, ledger.ErrUnavailable) {
 			return rerr
+		}
+		_, err := a.Denials.Suspend(ctx, k, true, 0, s)
+		if err != nil && !errors.Is(err, ledger.ErrUnavailable) {
+			return err
 		}
 		failed = errors.Join(failed, err, rerr)
 	}
@@ -294,6 +307,26 @@ func (a *Admin) resume(ctx context.Context, o order, keys []ledger.Key) error {
 	}
 	a.Log.Info("resumed", "request", o.id, "keys", texts(keys), "by", o.by(), "why", o.Why)
 	return failed
+}
+
+// spared tells whether an account is one in which nobody is revoked: Untouchable, but for
+// administrators, who are people.
+func (a *Admin) spared(account ident.AccountKey) bool {
+	return Spared(a.Document(), account, a.Untouchable, a.Administrators)
+}
+
+// Spared tells whether an account is one of those that cannot be suspended, but for the one of
+// administrators.
+func Spared(doc *ledger.Document, account ident.AccountKey, untouchable []ident.Label, administrators ident.Label) bool {
+	if doc == nil {
+		return true
+	}
+	for _, name := range untouchable {
+		if acc, ok := doc.Public.Account(name); ok && acc.Key == account {
+			return name != administrators
+		}
+	}
+	return false
 }
 
 func texts(keys []ledger.Key) []string {
@@ -330,8 +363,18 @@ func (a *Admin) receipt(ctx context.Context, o order, keys []ledger.Key) (string
 		ID: o.id, Registrar: a.Self.String(), Region: a.Region.String(), Verb: o.verb, Of: texts(keys), By: o.by(), Why: o.Why, AdminUser: o.asker.Key.String(),
 		Users: []trust.Revoked{}, Behind: []trust.Lagging{},
 	}
+	if o.verb == verbResume {
+		// It concerns no server: what was revoked stays so.
+		r.At = a.Now()
+		return r.Sign(a.Signing)
+	}
 	accounts := map[ident.AccountKey]bool{}
 	for _, k := range keys {
+		e, ok := a.Ledger.Get(k)
+		if !ok || !e.Denies {
+			r.Behind = append(r.Behind, trust.Lagging{Server: "*", Why: "it is not denied"})
+			continue
+		}
 		for _, t := range a.Revoker.Targets(k) {
 			key, user := ledger.RevocationKey(t.Account, t.User), t.User.String()
 			if t.User.IsZero() {
@@ -339,7 +382,7 @@ func (a *Admin) receipt(ctx context.Context, o order, keys []ledger.Key) (string
 			}
 			e, ok := a.Ledger.Get(key)
 			rev, is := e.Body.(ledger.Revocation)
-			if !ok || !is {
+			if !ok || !is || rev.Before < t.issued {
 				r.Behind = append(r.Behind, trust.Lagging{Server: "*", Why: "credentials of " + user + " are not revoked yet"})
 				continue
 			}
@@ -357,7 +400,13 @@ func (a *Admin) receipt(ctx context.Context, o order, keys []ledger.Key) (string
 	expected := a.Document().ServerNames()
 	rep, err := a.Confirm(ctx, slices.Collect(maps.Keys(accounts)), expected, o.Wait > 0)
 	r.Servers, r.Denied = a.count(rep, expected)
-	if len(r.Behind) > 0 && o.verb != verbResume || err != nil || len(rep.Accounts) < len(accounts) {
+	if len(expected) == 0 {
+		r.Behind = append(r.Behind, trust.Lagging{Server: "*", Why: "the platform document does not name the servers; run 'nscsetup apply'"})
+	}
+	for _, region := range a.Unread() {
+		r.Behind = append(r.Behind, trust.Lagging{Server: "*", Why: "records of region " + region + " were not read yet: who has a credential there is not known"})
+	}
+	if len(r.Behind) > 0 || err != nil || len(rep.Accounts) < len(accounts) {
 		r.Denied = 0 // nobody knows of any server that it holds all
 	}
 	if err == nil && len(rep.Accounts) < len(accounts) {
@@ -397,7 +446,7 @@ func (a *Admin) count(rep Report, expected []string) (all, hold int) {
 		}
 	}
 	if len(rep.Accounts) == 0 {
-		hold = all // there is nothing that a server would have to know
+		hold = len(rep.Servers) // there is nothing that a server would have to know
 	}
 	return all, hold
 }

@@ -41,7 +41,7 @@ func newDesk(t *testing.T) *desk {
 		Signer: ledger.KeySigner{Key: b.signing}, Publish: func(string, []byte) error { return nil }, Log: slog.New(slog.DiscardHandler), Now: clock,
 	}
 	revoker := &registrar.Revoker{
-		Denials: denials, Holdings: holdings, Ledger: known, Touch: func(bool, ...ident.AccountKey) {}, Log: b.log.Logger(), Now: clock,
+		Denials: denials, Holdings: holdings, Ledger: known, Spared: func(ident.AccountKey) bool { return false }, Touch: func(bool, ...ident.AccountKey) {}, Log: b.log.Logger(), Now: clock,
 	}
 	label := func(s string) ident.Label { return must(ident.ParseLabel(s)) }
 	d.asks = func(accounts []ident.AccountKey) (registrar.Report, error) {
@@ -57,7 +57,7 @@ func newDesk(t *testing.T) *desk {
 		Confirm: func(_ context.Context, accounts []ident.AccountKey, _ []string, _ bool) (registrar.Report, error) {
 			return d.asks(accounts)
 		},
-		Open: func(ident.Identity) int { return 0 }, Signing: b.signing, Refused: func(r audit.Record) { d.refused = append(d.refused, r) },
+		Open: func(ident.Identity) int { return 0 }, Unread: func() []string { return nil }, Signing: b.signing, Refused: func(r audit.Record) { d.refused = append(d.refused, r) },
 		Log: b.log.Logger(), Now: clock,
 	}
 	return d
@@ -122,7 +122,7 @@ func TestAdminBelieves(t *testing.T) {
 	for what, c := range map[string]struct{ verb, body string }{
 		"themselves": {"revoke", `{"user":"` + self.String() + `","account":"ADMIN"}`}, "an account that is needed": {"suspend", `{"account":"AUTH"}`},
 		"an account for good": {"revoke", `{"account":"CHAT"}`}, "what there is not": {"suspend", `{"account":"NONE"}`}, "nothing that was seen": {"resume", `{"account":"CHAT"}`},
-		"an unknown nkey": {"suspend", `{"user":"` + newKey(keystore.User).Public() + `"}`}, "another verb": {"delete", body},
+		"a service": {"revoke", `{"user":"` + newKey(keystore.User).Public() + `","account":"AUTH"}`}, "an unknown nkey": {"suspend", `{"user":"` + newKey(keystore.User).Public() + `"}`}, "another verb": {"delete", body},
 	} {
 		if _, err := d.ask(d.order(c.verb, c.body)); err == nil || err.Code != wire.BadRequest {
 			t.Errorf("%s: %v", what, err)

@@ -111,6 +111,23 @@ func (d *Denials) Revoke(ctx context.Context, account ident.AccountKey, user ide
 	return d.RevokeKey(ctx, ledger.RevocationKey(account, user), before, r)
 }
 
+// RevokeAtOnce is RevokeKey that does not wait until it is stored: that is done a moment later,
+// or by RevokeKey with the same.
+func (d *Denials) RevokeAtOnce(key ledger.Key, before time.Time, r ledger.Revocation) error {
+	_, err := d.state(key, func(cur *ledger.Entry) (*ledger.Entry, error) {
+		return ledger.Revoke(d.Opener, d.Signer, key, cur, before, r, d.Now())
+	})
+	return err
+}
+
+// SuspendAtOnce is Suspend in the same way.
+func (d *Denials) SuspendAtOnce(key ledger.Key, suspend bool, seen uint64, s ledger.Suspension) error {
+	_, err := d.state(key, func(cur *ledger.Entry) (*ledger.Entry, error) {
+		return ledger.Suspend(d.Opener, d.Signer, key, cur, suspend, seen, s, d.Now())
+	})
+	return err
+}
+
 // RevokeKey is Revoke by the key of a revocation, which may be that of everybody.
 func (d *Denials) RevokeKey(ctx context.Context, key ledger.Key, before time.Time, r ledger.Revocation) (ledger.Entry, error) {
 	return d.write(ctx, key, func(cur *ledger.Entry) (*ledger.Entry, error) {
@@ -132,6 +149,24 @@ func (d *Denials) Suspend(ctx context.Context, key ledger.Key, suspend bool, see
 // What wanted no change answers the entry that holds, zero if there is none, and is
 // not answered without an error before that entry is stored.
 func (d *Denials) write(ctx context.Context, key ledger.Key, state func(cur *ledger.Entry) (*ledger.Entry, error)) (ledger.Entry, error) {
+	e, err := d.state(key, state)
+	if err != nil || e == nil || !d.lacks(key) {
+		if e == nil {
+			e = &ledger.Entry{}
+		}
+		return *e, err
+	}
+	if err := d.Store.Append(ctx, key, e.Token); err != nil {
+		d.note(*e, d.Now())
+		return *e, fmt.Errorf("%s is in force, and not stored yet: %w", key, err)
+	}
+	d.appended(*e)
+	return *e, nil
+}
+
+// state puts what is stated of a key in force at once, everywhere that can be reached, and gives
+// what holds then; nil: nothing does, and nothing was to be stated. What is new is to be stored.
+func (d *Denials) state(key ledger.Key, state func(cur *ledger.Entry) (*ledger.Entry, error)) (*ledger.Entry, error) {
 	for {
 		var cur *ledger.Entry
 		if e, ok := d.Projection.Get(key); ok {
@@ -140,27 +175,18 @@ func (d *Denials) write(ctx context.Context, key ledger.Key, state func(cur *led
 		e, err := state(cur)
 		switch {
 		case err != nil:
-			return ledger.Entry{}, err
-		case e != nil && !d.Projection.Apply(*e):
+			return nil, err
+		case e == nil:
+			return cur, nil
+		case !d.Projection.Apply(*e):
 			continue // another's came meanwhile and beats it: it is stated anew upon that
-		case e != nil:
-			d.tell(*e)
-			if d.Stated != nil {
-				d.Stated(*e)
-			}
-		case cur == nil:
-			return ledger.Entry{}, nil
-		case !d.lacks(key):
-			return *cur, nil
-		default:
-			e = cur
 		}
-		if err := d.Store.Append(ctx, key, e.Token); err != nil {
-			d.note(*e, d.Now())
-			return *e, fmt.Errorf("%s is in force, and not stored yet: %w", key, err)
+		d.note(*e, d.Now().Add(adoptAfter))
+		d.tell(*e)
+		if d.Stated != nil {
+			d.Stated(*e)
 		}
-		d.appended(*e)
-		return *e, nil
+		return e, nil
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/nats-io/jwt/v2"
 	"github.com/nats-io/nkeys"
 
 	"github.com/herald-nats/herald/pkg/ledger"
@@ -152,7 +153,10 @@ func (it *item) content(denied revocations) (trust.Content, error) {
 	if err != nil {
 		return trust.Content{}, err
 	}
-	return join.Revoke(denied.of).Forget(denied.over), nil
+	join = join.Revoke(denied.of).Forget(denied.over)
+	// What everybody's revocation covers need not be said of each.
+	everybody := join.RevokedUntil(jwt.All)
+	return join.Forget(func(user string, at int64) bool { return user != jwt.All && at <= everybody }), nil
 }
 
 // best is of those JWTs that say all that is to be said one that is later than above, if there

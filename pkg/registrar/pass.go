@@ -177,6 +177,7 @@ func (p *pass) work(ctx context.Context, items []*item) error {
 
 	ticker := time.NewTicker(p.patience / 10)
 	defer ticker.Stop()
+	missing := false
 	for still := 0; ; {
 		if err := p.fill(); err != nil {
 			return err
@@ -194,7 +195,8 @@ func (p *pass) work(ctx context.Context, items []*item) error {
 				p.send = append(p.send, it)
 			}
 		case <-ticker.C:
-			if still++; len(p.under) > 0 && still == 1 {
+			if still++; len(p.under) > 0 && still == 1 && !missing {
+				missing = true // once: who is there and silent is waited for
 				if err := p.miss(ctx); err != nil {
 					return err
 				}
@@ -384,8 +386,8 @@ func (p *pass) finish(serial uint64, q *request) {
 // pass for who is not: a region that goes down while it is asked must not hold up what others are
 // told. Who is only slow is waited for.
 func (p *pass) miss(ctx context.Context) error {
-	alive, err := p.alive(ctx, missedNow)
-	if err != nil {
+	alive, err := p.alive(ctx, missed)
+	if err != nil || len(alive) == 0 {
 		return err
 	}
 	for i, s := range p.servers {

@@ -33,6 +33,7 @@ type Records struct {
 
 	refused atomic.Uint64
 	mu      sync.Mutex
+	ended   map[string]bool // regions that were read to their end
 	nudge   map[string]chan struct{}
 	limit   *rate.Limiter
 }
@@ -109,6 +110,7 @@ func (r *Records) Follow(ctx context.Context, region string, s RecordSource) {
 			err = fmt.Errorf("%w: asked for what is after %d, it gives %d", ledger.ErrUnavailable, from, records[0].Seq)
 		}
 		if err == nil {
+			r.atEnd(region)
 			var last uint64
 			switch last, err = s.Last(ctx); {
 			case err != nil: // it says nothing of what there is
@@ -127,6 +129,23 @@ func (r *Records) Follow(ctx context.Context, region string, s RecordSource) {
 			return
 		}
 	}
+}
+
+func (r *Records) atEnd(region string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.ended == nil {
+		r.ended = make(map[string]bool)
+	}
+	r.ended[region] = true
+}
+
+// Ended tells whether a region's records were read to their end since the start. Until then it is
+// not known who holds what.
+func (r *Records) Ended(region string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.ended[region]
 }
 
 // rest waits for news or a while; false when ctx ended.

@@ -42,6 +42,9 @@ type Revoker struct {
 	Denials  *Denials
 	Holdings *ledger.Holdings
 	Ledger   *ledger.Projection
+	// Spared are accounts in which nobody is revoked because of a record: those of Herald's own
+	// services and guests, where a false record could cut the platform off from itself.
+	Spared func(ident.AccountKey) bool
 	// Touch says that who is revoked in accounts has changed; see Watcher.Touch.
 	Touch func(now bool, accounts ...ident.AccountKey)
 	Log   *slog.Logger
@@ -199,7 +202,7 @@ func (v *Revoker) Targets(k ledger.Key) []Target {
 	switch id, user := k.Identity(), k.User(); {
 	case !id.IsZero():
 		for _, h := range v.Holdings.Of(id, now) {
-			if h.Server == "" {
+			if h.Server == "" && !v.Spared(h.Account) {
 				out = append(out, Target{h.Account, h.User, h.Issued})
 			}
 		}
@@ -230,6 +233,7 @@ func (v *Revoker) Revoke(ctx context.Context, k ledger.Key, by, why string) ([]T
 	}
 	targets := v.Targets(k)
 	var failed error
+	var store []func() error
 	touched := map[ident.AccountKey]bool{}
 	for _, t := range targets {
 		key, everybody := ledger.RevocationKey(t.Account, t.User), t.User.IsZero()
@@ -241,20 +245,29 @@ func (v *Revoker) Revoke(ctx context.Context, k ledger.Key, by, why string) ([]T
 			r, _ := cur.Body.(ledger.Revocation)
 			before = r.Before
 		}
-		// Whoever has nothing newer than what is revoked is dead on all servers that know. A
-		// user of whom no credential is known may have one all the same: once denied is enough.
-		if before >= max(t.issued, e.At.Unix()) || before >= t.issued && t.issued > 0 {
+		// What was revoked before they were denied may have been followed by a credential of
+		// which nothing is known.
+		if before >= max(t.issued, e.At.Unix()) {
 			continue
 		}
+		until, r := v.before(t.issued), ledger.Revocation{By: by, Why: why}
 		v.stating(key, true)
-		_, err := v.Denials.RevokeKey(ctx, key, v.before(t.issued), ledger.Revocation{By: by, Why: why})
+		err := v.Denials.RevokeAtOnce(key, until, r)
 		v.stating(key, false)
 		if err != nil {
 			failed = err
+			continue
 		}
 		touched[t.Account] = true
+		store = append(store, func() error { _, err := v.Denials.RevokeKey(ctx, key, until, r); return err })
 	}
 	v.Touch(true, slices.Collect(maps.Keys(touched))...)
+	for _, s := range store {
+		if err := s(); err != nil {
+			failed = err
+			break // the others are stored once one can be
+		}
+	}
 	return targets, failed
 }
 

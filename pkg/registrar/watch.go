@@ -589,7 +589,7 @@ func (w *Watcher) note(rep Report, err error, all bool, fresh int) {
 		}
 	}
 	s := &w.stats
-	s.Largest, s.Limit = w.largest(), w.Resolver.nc.MaxPayload()
+	s.Largest, s.Limit = w.largest(), w.limit()
 	s.Looks++
 	if err != nil {
 		s.Failed++
@@ -608,16 +608,20 @@ func (w *Watcher) note(rep Report, err error, all bool, fresh int) {
 func (w *Watcher) weigh(s Standing) {
 	was := w.sizes[s.Account].Bytes
 	w.sizes[s.Account] = AccountSize{s.Name, len(s.Token)}
-	half := int(w.Resolver.nc.MaxPayload() / 2)
+	half := int(w.limit() / 2)
 	if len(s.Token) > half && !w.fat[s.Account] {
 		w.Log.Warn("an account has grown to half of what servers take: beyond that nobody in it can be revoked any more",
-			"account", s.Name, "bytes", len(s.Token), "limit", 2*half, "hint", "raise servers.max_payload in platform.yaml; revocations are dropped after 31 days")
+			"account", s.Name, "bytes", len(s.Token), "limit", 2*half, "hint", "revocations are dropped after 31 days; to suspend and resume the whole account replaces all of them by one")
 		w.fat[s.Account] = true
 	}
 	if len(s.Token) <= half && was > 0 {
 		delete(w.fat, s.Account)
 	}
 }
+
+// limit is how many bytes an account's JWT may have: what servers take, and what anybody of this
+// platform believes.
+func (w *Watcher) limit() int64 { return min(w.Resolver.nc.MaxPayload(), trust.MaxToken) }
 
 // largest are the largest accounts; w.mu is held.
 func (w *Watcher) largest() []AccountSize {

@@ -358,8 +358,8 @@ func (c Content) Sign(key *keystore.Key, now time.Time, above int64) (string, er
 	if err != nil {
 		return "", fmt.Errorf("signing account %s: %w", c.account, err)
 	}
-	if len(token) > maxToken {
-		return "", fmt.Errorf("account %s has %d bytes as a JWT, more than %d", c.account, len(token), maxToken)
+	if len(token) > MaxToken {
+		return "", fmt.Errorf("account %s has %d bytes as a JWT, more than %d", c.account, len(token), MaxToken)
 	}
 	return token, nil
 }

@@ -22,8 +22,8 @@ import (
 	"github.com/herald-nats/herald/pkg/wire"
 )
 
-// maxToken bounds every token that is decoded: the largest is an account JWT.
-const maxToken = 1 << 20
+// MaxToken bounds every token that is decoded: the largest is an account JWT.
+const MaxToken = 1 << 20
 
 // Operator is the root that a party was given: who may sign accounts and
 // documents. It is immutable.
@@ -56,7 +56,7 @@ func NewOperator(name string, key *keystore.Key, signing []string, system ident.
 // itself, name a system account and keep to signing keys.
 func ParseOperator(token string) (*Operator, error) {
 	token = strings.TrimSpace(token)
-	if len(token) > maxToken {
+	if len(token) > MaxToken {
 		return nil, fmt.Errorf("an operator JWT of %d bytes", len(token))
 	}
 	c, err := jwt.DecodeOperatorClaims(token)
@@ -102,7 +102,7 @@ func (o *Operator) Signs(pub string) bool { return slices.Contains(o.signing, pu
 // signing keys signed it. Nothing is pushed to a server without this: servers
 // store what an unknown operator signed.
 func (o *Operator) VerifyAccount(token string) (*jwt.AccountClaims, error) {
-	if len(token) > maxToken {
+	if len(token) > MaxToken {
 		return nil, fmt.Errorf("an account JWT of %d bytes", len(token))
 	}
 	c, err := jwt.DecodeAccountClaims(token)
@@ -154,7 +154,7 @@ func openDocument[T any](o *Operator, kind, sub, token string, into *T) error {
 
 // openSigned does the same for whoever may sign.
 func openSigned[T any](signs func(issuer string) bool, kind, sub, token string, into *T) error {
-	if len(token) > maxToken {
+	if len(token) > MaxToken {
 		return fmt.Errorf("a document of %d bytes", len(token))
 	}
 	// jwt/v2 panics at a header of JWT version 1 before a payload without "nats".
@@ -241,7 +241,7 @@ func (u User) in(now time.Time) (User, error) {
 
 // readUser verifies all of a user JWT but its time.
 func (p *Platform) readUser(token string) (User, error) {
-	if len(token) > maxToken {
+	if len(token) > MaxToken {
 		return User{}, fmt.Errorf("a user JWT of %d bytes", len(token))
 	}
 	c, err := jwt.DecodeUserClaims(token)

@@ -33,7 +33,7 @@ func NewUsers(p *Platform) *Users {
 
 // Verify is Platform.VerifyUser.
 func (s *Users) Verify(token string, now time.Time) (User, error) {
-	if len(token) > maxToken {
+	if len(token) > MaxToken {
 		return s.platform.VerifyUser(token, now)
 	}
 	sum := sha256.Sum256([]byte(token))

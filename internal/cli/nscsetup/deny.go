@@ -402,16 +402,17 @@ func runDeny(ctx context.Context, g *globals, verb string, o adminOptions, r wir
 	until := time.Now().Add(patience)
 	r.Wait = min(int(patience/time.Second), eachWait)
 	done, err := a.ask(ctx, verb, r)
-	for err == nil && notAll(done.Word) && time.Until(until) > time.Second {
+	for err == nil && verb != verbResume && notAll(done.Word) && time.Until(until) > time.Second {
 		if wait.For(ctx, time.Second) != nil {
 			break
 		}
 		r.Seen, r.Wait = nil, min(max(int(time.Until(until)/time.Second), 1), eachWait)
-		var again client.Administered
-		if again, err = a.ask(ctx, verbReceipt, r); err == nil {
-			again.Unstored = done.Unstored
-			done = again
+		again, aerr := a.ask(ctx, verbReceipt, r)
+		if aerr != nil {
+			continue // it is in force: what was said of it stays, until somebody says more
 		}
+		again.Unstored = done.Unstored
+		done = again
 	}
 	if err != nil {
 		return err
@@ -424,8 +425,8 @@ func runDeny(ctx context.Context, g *globals, verb string, o adminOptions, r wir
 	if err := g.printDenied(a, verb, whom, done); err != nil {
 		return err
 	}
-	if notAll(done.Word) {
-		return cli.Errorf(cli.Partial, "they hear of it when they return; ask for a receipt again with the same command, or wait with --wait", "%s on %d of %d servers", past(verb), done.Word.Denied, done.Word.Servers)
+	if verb != verbResume && notAll(done.Word) {
+		return cli.Errorf(cli.Partial, "they hear of it when they return; ask for a receipt again with the same command, or wait with --wait", "denied on %d of %d servers", done.Word.Denied, done.Word.Servers)
 	}
 	return nil
 }
@@ -433,13 +434,6 @@ func runDeny(ctx context.Context, g *globals, verb string, o adminOptions, r wir
 // notAll tells whether servers do not know yet, or connections are open still.
 func notAll(r trust.Receipt) bool {
 	return r.Denied < r.Servers || len(r.Behind) > 0 || r.Open > 0
-}
-
-func past(verb string) string {
-	if verb == verbResume {
-		return "resumed"
-	}
-	return "denied"
 }
 
 func (a *administration) printStanding(out io.Writer, whom string, all []wire.Denial) error {
