@@ -32,7 +32,7 @@ func TestFlood(t *testing.T) {
 	for range users {
 		s, err := client.Connect(ctx, client.Config{
 			Platform: shared.Public, Key: newKey(t), Region: region("ams"),
-			Wish:         client.Wish{Identity: key, Name: called, TTL: 40 * time.Second},
+			Wish:         client.Wish{Identity: key, Name: called, TTL: slower * 20 * time.Second},
 			OnCredential: func(c client.Credential) { creds <- c },
 		})
 		if err != nil {

@@ -53,7 +53,7 @@ func Administer(ctx context.Context, op *trust.Operator, nc *nats.Conn, verb str
 		return Administered{}, err
 	}
 	out := Administered{AdminAnswer: a}
-	if verb == verbShow {
+	if verb == wire.VerbShow { // nothing was asked to be done
 		return out, nil
 	}
 	if out.Word, err = op.OpenReceipt(a.Receipt); err != nil {
@@ -69,9 +69,6 @@ func Administer(ctx context.Context, op *trust.Operator, nc *nats.Conn, verb str
 	}
 	return out, nil
 }
-
-// verbShow asks for nothing to be done, and is answered without a receipt.
-const verbShow = "show"
 
 // maxReceiptAge is how old a receipt may be, by clocks that may differ.
 const maxReceiptAge = 5 * time.Minute

@@ -57,15 +57,6 @@ type Admin struct {
 // Disbelieved is how many requests were refused because what says who asks is not believed.
 func (a *Admin) Disbelieved() uint64 { return a.disbelieved.Load() }
 
-// What administrators may ask.
-const (
-	verbRevoke  = "revoke"
-	verbSuspend = "suspend"
-	verbResume  = "resume"
-	verbShow    = "show"
-	verbReceipt = "receipt"
-)
-
 // listed bounds the users that a receipt names.
 const listed = 1000
 
@@ -158,13 +149,13 @@ func (a *Admin) do(ctx context.Context, o order) (wire.AdminAnswer, error) {
 	}
 	var out wire.AdminAnswer
 	switch o.verb {
-	case verbShow:
+	case wire.VerbShow:
 		out.Standing = a.standing(keys)
 		return out, nil
-	case verbReceipt:
-	case verbRevoke, verbSuspend:
+	case wire.VerbReceipt:
+	case wire.VerbRevoke, wire.VerbSuspend:
 		err = a.deny(ctx, o, keys)
-	case verbResume:
+	case wire.VerbResume:
 		err = a.resume(ctx, o, keys)
 	default:
 		return out, wire.Errorf(wire.BadRequest, "see docs/protocol.md", "administrators cannot ask for %.32q", o.verb)
@@ -188,7 +179,7 @@ func (a *Admin) keys(o order) ([]ledger.Key, error) {
 		return []ledger.Key{ledger.IdentitySuspension(o.Identity)}, nil
 	case !o.Name.IsZero():
 		held, gone, ok := a.Ledger.Name(o.Name)
-		if !ok || gone && o.verb != verbResume && o.verb != verbShow {
+		if !ok || gone && o.verb != wire.VerbResume && o.verb != wire.VerbShow {
 			return nil, wire.Errorf(wire.BadName, "see 'nscsetup name list'", "nobody holds the name %s", o.Name)
 		}
 		return []ledger.Key{ledger.IdentitySuspension(held.Holder)}, nil
@@ -199,10 +190,10 @@ func (a *Admin) keys(o order) ([]ledger.Key, error) {
 		if err != nil {
 			return nil, err
 		}
-		if slices.Contains(a.Untouchable, o.Account) && (o.verb == verbSuspend || o.verb == verbRevoke) {
+		if slices.Contains(a.Untouchable, o.Account) && (o.verb == wire.VerbSuspend || o.verb == wire.VerbRevoke) {
 			return nil, wire.Errorf(wire.BadRequest, "suspend identities or users of it", "the platform does not work without account %s", o.Account)
 		}
-		if o.verb == verbRevoke {
+		if o.verb == wire.VerbRevoke {
 			return nil, wire.Errorf(wire.BadRequest, "suspend it, or take it out of platform.yaml", "an account is not revoked")
 		}
 		return []ledger.Key{ledger.AccountSuspension(account)}, nil
@@ -222,7 +213,7 @@ func (a *Admin) account(name ident.Label) (ident.AccountKey, error) {
 func (a *Admin) userKeys(o order, now time.Time) ([]ledger.Key, error) {
 	holders := a.Holdings.ByUser(o.User, now)
 	for _, h := range holders {
-		if h.Server != "" && (o.verb == verbRevoke || o.verb == verbSuspend) {
+		if h.Server != "" && (o.verb == wire.VerbRevoke || o.verb == wire.VerbSuspend) {
 			return nil, wire.Errorf(wire.BadRequest, "deny its identity, "+h.Identity.String(), "this nkey is that of one connection by auth callout: who is behind it would be back with another")
 		}
 	}
@@ -232,7 +223,7 @@ func (a *Admin) userKeys(o order, now time.Time) ([]ledger.Key, error) {
 			return nil, err
 		}
 		// Services and guests have credentials that the platform cannot give again by itself.
-		if a.spared(account) && (o.verb == verbSuspend || o.verb == verbRevoke) {
+		if a.spared(account) && (o.verb == wire.VerbSuspend || o.verb == wire.VerbRevoke) {
 			return nil, wire.Errorf(wire.BadRequest, "give the service another credential, and take the old one's role key out of force", "users of account %s are Herald's own services, or its guest", o.Account)
 		}
 		return []ledger.Key{ledger.UserSuspension(account, o.User)}, nil
@@ -268,7 +259,7 @@ func (a *Admin) deny(ctx context.Context, o order, keys []ledger.Key) error {
 	}
 	var failed error
 	for _, k := range keys {
-		s := ledger.Suspension{By: o.by(), Why: o.Why, Revoked: o.verb == verbRevoke}
+		s := ledger.Suspension{By: o.by(), Why: o.Why, Revoked: o.verb == wire.VerbRevoke}
 		// All of it is in force, and servers are told, before anything waits to be stored.
 		if err := a.Denials.SuspendAtOnce(k, true, 0, s); err != nil {
 			return err
@@ -363,7 +354,7 @@ func (a *Admin) receipt(ctx context.Context, o order, keys []ledger.Key) (string
 		ID: o.id, Registrar: a.Self.String(), Region: a.Region.String(), Verb: o.verb, Of: texts(keys), By: o.by(), Why: o.Why, AdminUser: o.asker.Key.String(),
 		Users: []trust.Revoked{}, Behind: []trust.Lagging{},
 	}
-	if o.verb == verbResume {
+	if o.verb == wire.VerbResume {
 		// It concerns no server: what was revoked stays so.
 		r.At = a.Now()
 		return r.Sign(a.Signing)

@@ -116,34 +116,9 @@ func isEntrySubject(s string) bool {
 // and key strings, because a ledger has a million of them. Whether it is the
 // entry that belongs where it was found is for the caller to compare.
 func (o *Operator) OpenEntry(token string) (Entry, error) {
-	if len(token) > MaxEntry {
-		return Entry{}, fmt.Errorf("an entry of %d bytes", len(token))
-	}
-	rest, ok := strings.CutPrefix(token, JWTHeader)
-	payload, signature, ok2 := strings.Cut(rest, ".")
-	if !ok || !ok2 || len(signature) != base64.RawURLEncoding.EncodedLen(ed25519.SignatureSize) {
-		return Entry{}, fmt.Errorf("an entry that is no JWT of version 2")
-	}
-	enc := base64.RawURLEncoding.Strict()
-	var sig [ed25519.SignatureSize + 2]byte
-	n, err := enc.Decode(sig[:], []byte(signature))
-	if err != nil || n != ed25519.SignatureSize {
-		return Entry{}, fmt.Errorf("an entry whose signature cannot be read")
-	}
-	data, err := enc.DecodeString(payload)
-	if err != nil {
-		return Entry{}, fmt.Errorf("an entry that cannot be read: %w", err)
-	}
 	var c entryClaims
-	if err := json.Unmarshal(data, &c); err != nil {
-		return Entry{}, fmt.Errorf("an entry that cannot be read: %w", err)
-	}
-	key, ok := o.verify[c.Issuer]
-	if !ok {
-		return Entry{}, fmt.Errorf("an entry signed by %.60q: %w", c.Issuer, ErrUntrusted)
-	}
-	if !ed25519.Verify(key, []byte(token[:len(JWTHeader)+len(payload)]), sig[:n]) {
-		return Entry{}, fmt.Errorf("an entry with a signature that is not by %s: %w", c.Issuer, ErrUntrusted)
+	if err := o.open(token, "an entry", MaxEntry, &c, &c.Issuer); err != nil {
+		return Entry{}, err
 	}
 	// From here on it is what a signing key said, though maybe of another kind.
 	if c.Nats.Type != kindEntry || c.Nats.Version != 2 {
@@ -157,6 +132,41 @@ func (o *Operator) OpenEntry(token string) (Entry, error) {
 		e.Body = nil
 	}
 	return e, e.check()
+}
+
+// open reads the claims of a JWT that an operator signing key signed: the one that the claims
+// themselves name as issuer. Of what kind they are, the caller has to see. what says in errors
+// what it should be, and most bounds it in bytes.
+func (o *Operator) open(token, what string, most int, claims any, issuer *string) error {
+	if len(token) > most {
+		return fmt.Errorf("%s of %d bytes", what, len(token))
+	}
+	rest, ok := strings.CutPrefix(token, JWTHeader)
+	payload, signature, ok2 := strings.Cut(rest, ".")
+	if !ok || !ok2 || len(signature) != base64.RawURLEncoding.EncodedLen(ed25519.SignatureSize) {
+		return fmt.Errorf("%s that is no JWT of version 2", what)
+	}
+	enc := base64.RawURLEncoding.Strict()
+	var sig [ed25519.SignatureSize + 2]byte
+	n, err := enc.Decode(sig[:], []byte(signature))
+	if err != nil || n != ed25519.SignatureSize {
+		return fmt.Errorf("%s whose signature cannot be read", what)
+	}
+	data, err := enc.DecodeString(payload)
+	if err != nil {
+		return fmt.Errorf("%s that cannot be read: %w", what, err)
+	}
+	if err := json.Unmarshal(data, claims); err != nil {
+		return fmt.Errorf("%s that cannot be read: %w", what, err)
+	}
+	key, ok := o.verify[*issuer]
+	if !ok {
+		return fmt.Errorf("%s signed by %.60q: %w", what, *issuer, ErrUntrusted)
+	}
+	if !ed25519.Verify(key, []byte(token[:len(JWTHeader)+len(payload)]), sig[:n]) {
+		return fmt.Errorf("%s with a signature that is not by %s: %w", what, *issuer, ErrUntrusted)
+	}
+	return nil
 }
 
 // publicKeys decodes operator nkeys once, for verifying.

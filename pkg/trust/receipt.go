@@ -1,12 +1,7 @@
 package trust
 
 import (
-	"crypto/ed25519"
-	"encoding/base64"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/herald-nats/herald/pkg/keystore"
@@ -82,27 +77,9 @@ func (r Receipt) Sign(key *keystore.Key) (string, error) {
 
 // OpenReceipt verifies a receipt: that an operator signing key of this platform made it.
 func (o *Operator) OpenReceipt(token string) (Receipt, error) {
-	if len(token) > maxReceipt {
-		return Receipt{}, fmt.Errorf("a receipt of %d bytes", len(token))
-	}
-	rest, ok := strings.CutPrefix(token, JWTHeader)
-	payload, signature, two := strings.Cut(rest, ".")
-	enc := base64.RawURLEncoding.Strict()
-	sig, err := enc.DecodeString(signature)
-	if !ok || !two || err != nil || len(sig) != ed25519.SignatureSize {
-		return Receipt{}, errors.New("a receipt that is no JWT of version 2")
-	}
-	data, err := enc.DecodeString(payload)
-	if err != nil {
-		return Receipt{}, errors.New("a receipt that cannot be read")
-	}
 	var c receiptClaims
-	if err := json.Unmarshal(data, &c); err != nil {
-		return Receipt{}, fmt.Errorf("a receipt that cannot be read: %w", err)
-	}
-	key, ok := o.verify[c.Issuer]
-	if !ok || !ed25519.Verify(key, []byte(token[:len(JWTHeader)+len(payload)]), sig) {
-		return Receipt{}, fmt.Errorf("a receipt that no operator signing key signed: %w", ErrUntrusted)
+	if err := o.open(token, "a receipt", maxReceipt, &c, &c.Issuer); err != nil {
+		return Receipt{}, err
 	}
 	if c.Nats.Type != kindReceipt || c.Nats.Version != 2 {
 		return Receipt{}, fmt.Errorf("a document of kind %.40q where a receipt belongs: %w", c.Nats.Type, ErrUntrusted)

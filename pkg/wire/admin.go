@@ -26,6 +26,15 @@ type AdminRequest struct {
 	Wait int `json:"wait,omitempty"`
 }
 
+// What administrators may ask: the last word of the subject.
+const (
+	VerbRevoke  = "revoke"
+	VerbSuspend = "suspend"
+	VerbResume  = "resume"
+	VerbShow    = "show"
+	VerbReceipt = "receipt"
+)
+
 // Bounds of what administrators ask.
 const (
 	MaxWhy       = 256 // bytes

@@ -30,15 +30,6 @@ import (
 	"github.com/herald-nats/herald/pkg/wire"
 )
 
-// Verbs that registrars know; see docs/protocol.md.
-const (
-	verbRevoke  = "revoke"
-	verbSuspend = "suspend"
-	verbResume  = "resume"
-	verbShow    = "show"
-	verbReceipt = "receipt"
-)
-
 // adminOptions are those of all commands that ask registrars.
 type adminOptions struct {
 	account, why, wait string
@@ -53,7 +44,7 @@ func (o *adminOptions) flags(c *cobra.Command, verb string) {
 	f.StringVar(&o.receipt, "receipt", "", "a new `file` for the registrar's signed receipt")
 	f.StringVar(&o.platform, "platform", "", "ask as an administrator who has no platform folder: the platform's public/ `folder`, or a file of 'nscsetup context export'; with --key")
 	f.StringVar(&o.key, "key", "", "the `file` of your access key, as 'nscsetup access-key create --out' wrote it")
-	if verb != verbResume {
+	if verb != wire.VerbResume {
 		f.StringVar(&o.wait, "wait", "", "wait until all servers know, for at most `30s`")
 		f.BoolVar(&o.yes, "yes", false, "do not ask")
 	}
@@ -78,7 +69,7 @@ back.` + adminText,
 		Args: cobra.NoArgs,
 		RunE: help,
 	}
-	c.AddCommand(denyUser(g, verbRevoke), denyIdentity(g, verbRevoke))
+	c.AddCommand(denyUser(g, wire.VerbRevoke), denyIdentity(g, wire.VerbRevoke))
 	return c
 }
 
@@ -94,7 +85,7 @@ renew, and are told that they are suspended.` + adminText,
 		Args: cobra.NoArgs,
 		RunE: help,
 	}
-	c.AddCommand(denyUser(g, verbSuspend), denyIdentity(g, verbSuspend), denyAccount(g, verbSuspend))
+	c.AddCommand(denyUser(g, wire.VerbSuspend), denyIdentity(g, wire.VerbSuspend), denyAccount(g, wire.VerbSuspend))
 	return c
 }
 
@@ -110,7 +101,7 @@ since you looked stays denied: the command says so, and you look again.` + admin
 		Args: cobra.NoArgs,
 		RunE: help,
 	}
-	c.AddCommand(denyUser(g, verbResume), denyIdentity(g, verbResume), denyAccount(g, verbResume))
+	c.AddCommand(denyUser(g, wire.VerbResume), denyIdentity(g, wire.VerbResume), denyAccount(g, wire.VerbResume))
 	return c
 }
 
@@ -122,7 +113,7 @@ return; 5 if no registrar answers; 6 if it is refused.`
 func denyUser(g *globals, verb string) *cobra.Command {
 	var o adminOptions
 	what := map[string]string{
-		verbRevoke: "End a user's credentials, and give no new ones", verbSuspend: "Keep a user out until it is resumed", verbResume: "Let a user come again",
+		wire.VerbRevoke: "End a user's credentials, and give no new ones", wire.VerbSuspend: "Keep a user out until it is resumed", wire.VerbResume: "Let a user come again",
 	}[verb]
 	c := &cobra.Command{
 		Use: "user NAME|NKEY", Short: what, Args: cobra.ExactArgs(1),
@@ -158,8 +149,8 @@ name the account with --account.` + denyCodes,
 func denyIdentity(g *globals, verb string) *cobra.Command {
 	var o adminOptions
 	what := map[string]string{
-		verbRevoke: "End the credentials of all users of an identity, and give it no new ones", verbSuspend: "Keep an identity out until it is resumed",
-		verbResume: "Let an identity come again",
+		wire.VerbRevoke: "End the credentials of all users of an identity, and give it no new ones", wire.VerbSuspend: "Keep an identity out until it is resumed",
+		wire.VerbResume: "Let an identity come again",
 	}[verb]
 	c := &cobra.Command{
 		Use: "identity IDENTITY", Short: what, Args: cobra.ExactArgs(1),
@@ -185,7 +176,7 @@ password, too, and those that it would get.` + denyCodes,
 
 func denyAccount(g *globals, verb string) *cobra.Command {
 	var o adminOptions
-	what := map[string]string{verbSuspend: "Keep everybody out of an account until it is resumed", verbResume: "Let people into an account again"}[verb]
+	what := map[string]string{wire.VerbSuspend: "Keep everybody out of an account until it is resumed", wire.VerbResume: "Let people into an account again"}[verb]
 	c := &cobra.Command{
 		Use: "account ACCOUNT", Short: what, Args: cobra.ExactArgs(1),
 		Long: `Everybody in the account is meant, static users, too. Accounts that the platform needs
@@ -379,8 +370,8 @@ func runDeny(ctx context.Context, g *globals, verb string, o adminOptions, r wir
 		return err
 	}
 	defer a.nc.Close()
-	if verb == verbResume || !o.yes {
-		shown, err := a.ask(ctx, verbShow, r)
+	if verb == wire.VerbResume || !o.yes {
+		shown, err := a.ask(ctx, wire.VerbShow, r)
 		if err != nil {
 			return err
 		}
@@ -388,10 +379,10 @@ func runDeny(ctx context.Context, g *globals, verb string, o adminOptions, r wir
 		for _, d := range shown.Standing {
 			r.Seen[d.Key] = d.Version
 		}
-		if verb == verbResume && !slices.ContainsFunc(shown.Standing, func(d wire.Denial) bool { return d.State != wire.StateFree }) {
+		if verb == wire.VerbResume && !slices.ContainsFunc(shown.Standing, func(d wire.Denial) bool { return d.State != wire.StateFree }) {
 			return cli.Errorf(cli.Failed, "see 'nscsetup list users'; nothing was changed", "%s is neither suspended nor revoked", whom)
 		}
-		if verb != verbResume {
+		if verb != wire.VerbResume {
 			r.Seen = nil
 			show := func() error { return a.printStanding(g.Err, whom, shown.Standing) }
 			if err := g.ask(show, verb+" "+whom+"?"); err != nil {
@@ -402,12 +393,12 @@ func runDeny(ctx context.Context, g *globals, verb string, o adminOptions, r wir
 	until := time.Now().Add(patience)
 	r.Wait = min(int(patience/time.Second), eachWait)
 	done, err := a.ask(ctx, verb, r)
-	for err == nil && verb != verbResume && notAll(done.Word) && time.Until(until) > time.Second {
+	for err == nil && verb != wire.VerbResume && notAll(done.Word) && time.Until(until) > time.Second {
 		if wait.For(ctx, time.Second) != nil {
 			break
 		}
 		r.Seen, r.Wait = nil, min(max(int(time.Until(until)/time.Second), 1), eachWait)
-		again, aerr := a.ask(ctx, verbReceipt, r)
+		again, aerr := a.ask(ctx, wire.VerbReceipt, r)
 		if aerr != nil {
 			continue // it is in force: what was said of it stays, until somebody says more
 		}
@@ -425,7 +416,7 @@ func runDeny(ctx context.Context, g *globals, verb string, o adminOptions, r wir
 	if err := g.printDenied(a, verb, whom, done); err != nil {
 		return err
 	}
-	if verb != verbResume && notAll(done.Word) {
+	if verb != wire.VerbResume && notAll(done.Word) {
 		return cli.Errorf(cli.Partial, "they hear of it when they return; ask for a receipt again with the same command, or wait with --wait", "denied on %d of %d servers", done.Word.Denied, done.Word.Servers)
 	}
 	return nil
@@ -472,11 +463,11 @@ func (g *globals) printDenied(a *administration, verb, whom string, d client.Adm
 	if g.json {
 		return cli.JSON(g.Out, deniedReport{d.RequestID, d.Standing, w.Users, w.Servers, w.Denied, w.Behind, w.Open, d.Unstored, w.By, w.Region, d.Receipt})
 	}
-	state := map[string]string{verbRevoke: "revoked", verbSuspend: "suspended", verbResume: "resumed"}[verb]
+	state := map[string]string{wire.VerbRevoke: "revoked", wire.VerbSuspend: "suspended", wire.VerbResume: "resumed"}[verb]
 	if err := cli.Print(g.Out, "%s is %s.\n", inspect.Clean(whom), state); err != nil {
 		return err
 	}
-	if verb == verbResume {
+	if verb == wire.VerbResume {
 		return nil
 	}
 	if d.Unstored {
@@ -594,7 +585,7 @@ func runReceipt(cmd *cobra.Command, g *globals, public, path string) error {
 			return err
 		}
 	}
-	if w.Verb == verbResume {
+	if w.Verb == wire.VerbResume {
 		return nil
 	}
 	return a.printReceipt(g.Out, w)

@@ -1,0 +1,5 @@
+//go:build !race
+
+package admintest
+
+const slower = 1

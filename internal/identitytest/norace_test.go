@@ -1,0 +1,5 @@
+//go:build !race
+
+package identitytest
+
+const slower = 1
