@@ -87,6 +87,9 @@ func TestStreamsDeletedByHand(t *testing.T) {
 		}
 	}
 	w.suspend(w.service("registrar/ams").Denials(), mallory, true)
+	eventually(t, within(20*time.Second), "what follows from a suspension is known", func() bool {
+		return w.service("issuer/sgp").Known().RevokedBefore(w.chat(), must(ident.ParseUserKey(mallory.Public()))) > 0
+	})
 	w.equal(within(10 * time.Second))
 	before := w.service("issuer/sgp").Known().Dump()
 

@@ -285,8 +285,15 @@ func premise(ctx context.Context, t *testing.T, nc *nats.Conn) {
 	state := func() string { return ask("$JS.API.STREAM.INFO.SCRATCH", "") }
 	missing := []byte(`{"last_by_subj":"missing.x"}`)
 	get := subject.DirectGet(subject.MirrorStream(region("ams")))
-	must(0, nc.PublishRequest(get, "scratch.x", missing))
-	eventually(t, "an answer to land in a stream", func() bool { return strings.Contains(state(), `"messages":1,`) })
-	must(0, nc.PublishRequest(get, "$JS.API.STREAM.DELETE.SCRATCH", missing))
-	eventually(t, "an answer to delete a stream", func() bool { return strings.Contains(state(), `"error"`) })
+	// Asked again until it is seen: whichever server answers may not have heard yet that
+	// the new stream listens.
+	eventually(t, "an answer to land in a stream", func() bool {
+		must(0, nc.PublishRequest(get, "scratch.x", missing))
+		s := state()
+		return strings.Contains(s, `"messages":`) && !strings.Contains(s, `"messages":0,`)
+	})
+	eventually(t, "an answer to delete a stream", func() bool {
+		must(0, nc.PublishRequest(get, "$JS.API.STREAM.DELETE.SCRATCH", missing))
+		return strings.Contains(state(), `"error"`)
+	})
 }
