@@ -51,8 +51,27 @@ func more() string {
         subscribe: {allow: ["orders.>"]}
 `
 	}
+	// Accounts whose role keys are replaced: what is issued lives for so long that it is seen to
+	// be waited for.
+	for i := range accountsTurned {
+		name := turned(i)
+		grants += "  - {to: key, account: " + name + ", role: service, lifetime: " + turnedLife.String() + ", longest: " + turnedLife.String() + "}\n"
+		accounts += "  - name: " + name + `
+    roles:
+      - name: service
+        publish: {allow: ["turns.>"]}
+        subscribe: {allow: ["turns.>"]}
+`
+	}
 	return grants + accounts
 }
+
+const (
+	accountsTurned = 6
+	turnedLife     = 10 * time.Second
+)
+
+func turned(i int) string { return "TURNS" + strconv.Itoa(i) }
 
 // accountsFor is how many accounts there are beside Herald's own.
 const accountsFor = 8
@@ -69,7 +88,7 @@ const orders = "ORDERS0"
 
 func TestMain(m *testing.M) {
 	os.Exit(uptest.Main(m, func(dir string) (stop func() error, err error) {
-		shared, err = uptest.Start(dir, uptest.Options{More: more(), Log: &log})
+		shared, err = uptest.Start(dir, uptest.Options{More: more(), Log: &log, Pace: time.Second})
 		return func() error { return shared.Close() }, err
 	}))
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/herald-nats/herald/pkg/ledger"
 	"github.com/herald-nats/herald/pkg/ledger/jetstream"
 	"github.com/herald-nats/herald/pkg/platform"
+	"github.com/herald-nats/herald/pkg/platform/claims"
 	"github.com/herald-nats/herald/pkg/platform/manifest"
 	"github.com/herald-nats/herald/pkg/platform/plan"
 	"github.com/herald-nats/herald/pkg/registrar"
@@ -93,10 +94,6 @@ func (t *Tool) Apply(ctx context.Context, confirm func(*plan.Plan) error) (*Resu
 	if err != nil {
 		return nil, err
 	}
-	want, err := t.want(keys)
-	if err != nil {
-		return nil, err
-	}
 	t.step("regions")
 	regions, err := t.Platform.Extend(t.Now())
 	if err != nil {
@@ -114,7 +111,7 @@ func (t *Tool) Apply(ctx context.Context, confirm func(*plan.Plan) error) (*Resu
 		return s.result, err
 	}
 	for try := 1; ; try++ {
-		again, err := s.once(ctx, want, confirm)
+		again, err := s.once(ctx, keys, confirm)
 		if err != nil {
 			return s.result, err
 		}
@@ -306,9 +303,13 @@ func (s *session) own() ([]string, error) {
 
 // once makes a plan and carries it out. It tells whether somebody else was faster and it
 // has to be made again.
-func (s *session) once(ctx context.Context, want plan.Desired, confirm func(*plan.Plan) error) (again bool, err error) {
+func (s *session) once(ctx context.Context, keys claims.Keys, confirm func(*plan.Plan) error) (again bool, err error) {
 	s.step("look")
 	force, err := s.lookUntil(ctx)
+	if err != nil {
+		return false, err
+	}
+	want, err := s.want(keys, force)
 	if err != nil {
 		return false, err
 	}
@@ -367,14 +368,15 @@ type work struct {
 
 // change is an account's next base claims.
 type change struct {
-	claims *jwt.AccountClaims
-	key    ident.AccountKey
-	was    uint64
+	claims  *jwt.AccountClaims
+	key     ident.AccountKey
+	was     uint64
+	follows uint64 // see ledger.Base
 }
 
 // prepare lays out the steps, and writes down what is intended.
 func (s *session) prepare(p *plan.Plan, force Force, want plan.Desired) (*work, error) {
-	base, err := s.Platform.Base()
+	base, err := s.doing(force)
 	if err != nil {
 		return nil, err
 	}
@@ -388,7 +390,7 @@ func (s *session) prepare(p *plan.Plan, force Force, want plan.Desired) (*work, 
 			return err
 		}
 		base.Intend(c)
-		*to = append(*to, change{c, key, was})
+		*to = append(*to, change{c, key, was, force.rank()})
 		return nil
 	}
 	for _, a := range p.Accounts {
@@ -528,7 +530,7 @@ func (s *session) put(ctx context.Context, c change) (string, error) {
 // putToken writes what was signed, and gives what is there then.
 func (s *session) putToken(ctx context.Context, c change, token string) (string, error) {
 	err := s.until(ctx, func(ctx context.Context) error {
-		e, err := s.decider.PutBase(ctx, c.key, token, c.was, s.Now())
+		e, err := s.decider.PutBase(ctx, c.key, ledger.Base{JWT: token, Follows: c.follows}, c.was, s.Now())
 		if b, ok := e.Body.(ledger.Base); err == nil && ok {
 			token = b.JWT // put by an earlier try
 		}

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"time"
@@ -128,6 +129,14 @@ type Force struct {
 	tokens   map[string]string // the JWTs that this folder does not have, by account name
 	document ledger.Entry      // zero: there is none
 	at       position          // up to where base claims were read
+}
+
+// rank is that of the platform document in force; 0: there is none.
+func (f Force) rank() uint64 {
+	if f.State.Document == nil {
+		return 0
+	}
+	return f.State.Document.Public.Version.Rank()
 }
 
 // position is up to where of home's bucket this folder has all base claims, so that ten
@@ -289,7 +298,7 @@ func (t *Tool) Plan(f Force) (*plan.Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	want, err := t.want(keys)
+	want, err := t.want(keys, f)
 	if err != nil {
 		return nil, err
 	}
@@ -297,12 +306,38 @@ func (t *Tool) Plan(f Force) (*plan.Plan, error) {
 	return t.plan(f, want)
 }
 
-func (t *Tool) want(keys claims.Keys) (plan.Desired, error) {
-	return plan.Want(claims.New(t.Platform.File, keys), t.Platform.Operator.Key())
+// want is what the file describes, with the role keys that are in force: registrars replace them
+// step by step.
+func (t *Tool) want(keys claims.Keys, f Force) (plan.Desired, error) {
+	in := f.State.Document
+	if in != nil {
+		keys.Roles = maps.Clone(keys.Roles)
+		keys.Follow(in.Public)
+	}
+	want, err := plan.Want(claims.New(t.Platform.File, keys), t.Platform.Operator.Key())
+	if err != nil || in == nil {
+		return want, err
+	}
+	for _, r := range in.Rotations {
+		if a, ok := want.Document.Public.Account(r.Account); !ok || !a.HasRole(r.Role) {
+			return want, fmt.Errorf("role %s/%s goes with platform.yaml as it is: %w", r.Account, r.Role, ledger.ErrRotating)
+		}
+		want.Document.Rotations = append(want.Document.Rotations, r)
+	}
+	return want, nil
+}
+
+// doing is what this folder knows of its own doing, held against what is in force.
+func (t *Tool) doing(f Force) (plan.Base, error) {
+	base, err := t.Platform.Base()
+	if err != nil {
+		return base, err
+	}
+	return plan.Rekeyed(base, t.Local().State, f.State), nil
 }
 
 func (t *Tool) plan(f Force, want plan.Desired) (*plan.Plan, error) {
-	base, err := t.Platform.Base()
+	base, err := t.doing(f)
 	if err != nil {
 		return nil, err
 	}

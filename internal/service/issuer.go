@@ -1,6 +1,7 @@
 package service
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -56,10 +57,15 @@ func (c *Config) startIssuer(ctx, run context.Context, r *Running, log *slog.Log
 	if err != nil {
 		return err
 	}
+	r.handed = newHanded(c.Region, r.files.seal, know.projection, log)
+	more := func() (provision.RoleKeys, error) {
+		folder, err := c.readKeys()
+		return r.handed.with(folder, know.document()), err
+	}
 	logins := oidc.New(know.document().Providers, oidc.Options{Log: log})
 	r.logins = logins
 	svc := provision.New(provision.Config{
-		Region: c.Region, Self: self, SealKey: r.files.seal, Door: lobby, Callout: r.files.callout, RoleKeys: r.files.keys, MoreKeys: c.readKeys,
+		Region: c.Region, Self: self, SealKey: r.files.seal, Door: lobby, Callout: r.files.callout, RoleKeys: r.files.keys, MoreKeys: more,
 		Ledger:  know.projection,
 		Home:    provision.NewHome(nc, know.projection, c.opener),
 		Methods: authn.Methods{logins},
@@ -86,6 +92,12 @@ func (c *Config) startIssuer(ctx, run context.Context, r *Running, log *slog.Log
 	r.required.Store(know.document().AuditRequired)
 	r.work.Go(func() { records.Run(run) })
 	svc.Use(know.document())
+	r.work.Go(func() {
+		tells(run, svc, know.document, func(d *ledger.Document) bool {
+			folder, err := c.readKeys()
+			return err == nil && r.handed.ready(folder, d)
+		}, records.Note, cmp.Or(c.Pace, tellAfter))
+	})
 	// Members and guests each have a connection of their own.
 	c.answers(r, "renew", svc.MemberEndpoints(), log, func() string { members, _ := svc.Held().Unable(); return members })
 	c.answers(r, "issue", svc.GuestEndpoints(), log, func() string { _, guests := svc.Held().Unable(); return guests })

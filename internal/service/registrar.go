@@ -1,6 +1,7 @@
 package service
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/nats-io/jwt/v2"
 	"github.com/nats-io/nats.go"
 
 	"github.com/herald-nats/herald/internal/endpoint"
@@ -43,6 +45,8 @@ type keeper struct {
 	door    *registrar.Doorkeeper
 	revoker *registrar.Revoker
 	admin   *registrar.Admin
+	writers *registrar.Writers
+	rotor   *registrar.Rotor
 
 	accounts atomic.Pointer[[]string] // JWTs of the folder
 }
@@ -78,6 +82,10 @@ func (c *Config) startRegistrar(ctx, run context.Context, r *Running, log *slog.
 	}
 	r.work.Go(func() { k.door.Run(run) })
 	r.work.Go(func() { k.revoker.Run(run) })
+	k.rotor = &registrar.Rotor{
+		Signer: k.signing, Document: k.know.document, Ledger: k.know.projection, Operator: c.operator, Confirm: k.watcher.Confirm,
+		Writers: k.writers, Read: k.records.EndedAt, Margin: cmp.Or(c.Pace, ledger.MaxAhead), Least: cmp.Or(3*c.Pace, heardWithin), Spread: issuer.Spread, Log: log, Now: time.Now,
+	}
 	if c.Region == c.platform.Home {
 		if err := c.decide(ctx, run, r, k, log); err != nil {
 			return err
@@ -92,6 +100,25 @@ func (c *Config) startRegistrar(ctx, run context.Context, r *Running, log *slog.
 		return err
 	}
 	return r.doors.open(ctx, run)
+}
+
+// heardWithin is more than twice how long a writer is silent at most, and what it takes until what
+// it wrote is read.
+const heardWithin = 3 * audit.HeadEvery
+
+// isIssuer tells whether a credential says that it is an issuer's. That it is believed costs
+// nobody anything: it makes rotations wait.
+func (k *keeper) isIssuer(token string) bool {
+	c, err := jwt.DecodeUserClaims(token)
+	if err != nil {
+		return false
+	}
+	for _, a := range k.know.document().Public.Accounts {
+		if a.Name.String() == platform.Auth {
+			return a.Key.String() == c.IssuerAccount
+		}
+	}
+	return false
 }
 
 // kicker has servers close connections, with the rights of a registrar in SYS.
@@ -143,7 +170,7 @@ func (c *Config) administer(r *Running, k *keeper, log *slog.Logger) error {
 		Region: c.Region, Self: r.files.self, Administrators: admin, Role: role,
 		Untouchable: untouchable, Unread: k.unread,
 		Document: k.know.document, Ledger: k.know.projection, Holdings: k.door.Holdings, Denials: k.denials, Revoker: k.revoker,
-		Confirm: k.watcher.Confirm, Open: k.door.WaitingOf, Signing: k.signing, Refused: k.written.Note, Log: log, Now: time.Now,
+		Confirm: k.watcher.Confirm, Rotations: k.rotor.Look, Open: k.door.WaitingOf, Signing: k.signing, Refused: k.written.Note, Log: log, Now: time.Now,
 	}
 	r.doors.add(c.door(r, platform.LedgerCreds, "administration", log, func(nc *nats.Conn) (*endpoint.Server, error) {
 		return endpoint.Serve(nc, Registrar, registrar.Queue, "names, denials and accounts in "+c.Region.String(),
@@ -249,7 +276,8 @@ func (c *Config) keepLedger(ctx, run context.Context, r *Running, k *keeper, log
 	}
 	r.work.Go(func() { k.denials.Run(run) })
 
-	k.records = &registrar.Records{Holdings: k.door.Holdings, Log: log, Now: time.Now, Issued: func(rec audit.Record) {
+	k.writers = &registrar.Writers{Issues: k.isIssuer}
+	k.records = &registrar.Records{Holdings: k.door.Holdings, Writers: k.writers, Log: log, Now: time.Now, Issued: func(rec audit.Record) {
 		k.door.Issued(rec)
 		k.revoker.Issued(rec)
 		if c.Region == c.platform.Home {
@@ -334,7 +362,7 @@ func (c *Config) decide(ctx, run context.Context, r *Running, k *keeper, log *sl
 			return denied
 		},
 	}
-	k.home = home
+	k.home, k.rotor.Decider = home, decider
 	// Before it is complete it could decide against what was decided.
 	if err := k.know.complete(ctx); err != nil {
 		return err
@@ -348,6 +376,7 @@ func (c *Config) decide(ctx, run context.Context, r *Running, k *keeper, log *sl
 		mirrors.Copies[region.Name] = jetstream.MirrorSource(k.read, region.Name)
 	}
 	r.work.Go(func() { mirrors.Run(run) })
+	r.work.Go(func() { k.rotor.Run(run) })
 	r.work.Go(func() {
 		for {
 			select {

@@ -100,6 +100,7 @@ func (r *Running) same(next *Config) error {
 func (r *Running) keeps(keys provision.RoleKeys) error {
 	lacking := r.issuing.Held().Lacking
 	d := r.knows.document()
+	keys = r.handed.with(keys, d)
 	for _, o := range d.Policy.Offers {
 		a, _ := d.Public.Account(o.Account)
 		for _, role := range a.Roles {

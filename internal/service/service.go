@@ -57,6 +57,9 @@ type Config struct {
 	// is beside the file. The default is state. A service that cannot write there
 	// works, and reads the ledger anew at each start.
 	State string `yaml:"state"`
+	// Pace is, for tests, in place of how long the replacement of a role key waits for clocks and
+	// for issuers that were not heard of; 0 is what is safe.
+	Pace time.Duration `yaml:"-"`
 
 	path     string // of the file
 	dir      string
@@ -159,6 +162,7 @@ type Running struct {
 	spool    *spool.Spool       // of its records; nil: there is none
 	required atomic.Bool        // its records are
 	issuing  *provision.Service // likewise
+	handed   *handed            // of an issuer
 	logins   *oidc.Method       // of who verifies tokens
 	cancel   context.CancelFunc
 	work     sync.WaitGroup

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 )
 
@@ -32,4 +33,15 @@ func (l *Log) String() string { return string(l.Bytes()) }
 // Logger writes it, as text and all of it.
 func (l *Log) Logger() *slog.Logger {
 	return slog.New(slog.NewTextHandler(l, &slog.HandlerOptions{Level: slog.LevelDebug}))
+}
+
+// Tail are the last lines that have a text in them, n at most.
+func (l *Log) Tail(n int, text string) string {
+	var lines []string
+	for line := range strings.Lines(l.String()) {
+		if strings.Contains(line, text) {
+			lines = append(lines, line)
+		}
+	}
+	return strings.Join(lines[max(0, len(lines)-n):], "")
 }

@@ -29,6 +29,7 @@ type Config struct {
 	WAN      bool   // delay what passes between regions
 	Services bool   // run an issuer and a registrar in each region
 	Log      io.Writer
+	Pace     time.Duration // see service.Config
 }
 
 // Up is a platform that runs.
@@ -80,7 +81,7 @@ func (u *Up) start(ctx context.Context, c Config) error {
 		return err
 	}
 	if c.Services {
-		return u.services(ctx)
+		return u.services(ctx, c.Pace)
 	}
 	return nil
 }
@@ -108,7 +109,7 @@ func (u *Up) apply(ctx context.Context) error {
 	return nil
 }
 
-func (u *Up) services(ctx context.Context) error {
+func (u *Up) services(ctx context.Context, pace time.Duration) error {
 	for _, r := range u.Platform.File.Regions {
 		// Registrars first: an issuer that answers before home decides names
 		// would refuse the first callers.
@@ -117,6 +118,7 @@ func (u *Up) services(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
+			c.Pace = pace
 			s, err := c.Start(ctx, u.log)
 			if err != nil {
 				return err

@@ -43,6 +43,7 @@ type Options struct {
 	// by it, it cannot come later. It begins with more grants.
 	More string
 	Log  io.Writer
+	Pace time.Duration // see service.Config
 }
 
 // StartWait bounds a start; servers on existing data wait out an election.
@@ -126,7 +127,7 @@ func Start(dir string, o Options) (*Platform, error) {
 		return nil, err
 	}
 	t := &Platform{Dir: string(p.Dir), ports: ports}
-	if t.Up, err = up.Start(ctx, up.Config{Dir: t.Dir, WAN: o.WAN, Services: !o.Bare, Log: o.Log}); err != nil {
+	if t.Up, err = up.Start(ctx, up.Config{Dir: t.Dir, WAN: o.WAN, Services: !o.Bare, Log: o.Log, Pace: o.Pace}); err != nil {
 		return nil, errors.Join(err, ports.Release())
 	}
 	if t.Public, err = client.LoadPlatform(p.Dir.Public()); err != nil {

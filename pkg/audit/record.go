@@ -42,6 +42,7 @@ const (
 	Renew  What = "renew"  // a credential was made for who had one
 	Refuse What = "refuse" // nothing was made
 	Change What = "change" // an entry of the ledger was written
+	Use    What = "use"    // an issuer works by a platform document: what it records after this is issued by it
 )
 
 // Record tells one thing. It holds no secret and no token.
@@ -77,7 +78,8 @@ type Record struct {
 	// stands for: a flood is counted, and not written down one by one.
 	Count int `json:"count,omitempty"`
 
-	// Of a change: the ledger's key, and the version that it got.
+	// Of a change: the ledger's key, and the version that it got. Of a use: the document's
+	// version, as a rank.
 	Key     string `json:"key,omitempty"`
 	Version uint64 `json:"version,omitempty"`
 
@@ -125,6 +127,10 @@ func (r Record) check() error {
 		}
 	case Change:
 		if r.Key == "" || r.Version == 0 || credential || refusal {
+			return bad("out of shape")
+		}
+	case Use:
+		if r.Version == 0 || r.Key != "" || credential || refusal || !r.Identity.IsZero() || !r.User.IsZero() {
 			return bad("out of shape")
 		}
 	default:

@@ -53,7 +53,7 @@ func Administer(ctx context.Context, op *trust.Operator, nc *nats.Conn, verb str
 		return Administered{}, err
 	}
 	out := Administered{AdminAnswer: a}
-	if verb == wire.VerbShow { // nothing was asked to be done
+	if verb == wire.VerbShow || verb == wire.VerbRotations { // nothing was asked to be done
 		return out, nil
 	}
 	if out.Word, err = op.OpenReceipt(a.Receipt); err != nil {

@@ -57,7 +57,7 @@ func (p Platform) is(public string) string {
 				return "account " + a.Name.String()
 			}
 			for _, r := range a.Roles {
-				if r.Key.String() == public {
+				if r.Has(public) {
 					return "role " + a.Name.String() + "/" + r.Name.String()
 				}
 			}
@@ -83,7 +83,7 @@ func (p Platform) named(account, role string) (known, has bool) {
 	}
 	for _, a := range p.Document.Accounts {
 		if a.Key.String() == account {
-			return true, slices.ContainsFunc(a.Roles, func(r trust.Role) bool { return r.Key.String() == role })
+			return true, slices.ContainsFunc(a.Roles, func(r trust.Role) bool { return r.Has(role) })
 		}
 	}
 	return false, false

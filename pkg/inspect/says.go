@@ -235,6 +235,12 @@ func (e *explainer) platform(p trust.Platform) []string {
 		out = append(out, fmt.Sprintf("account %s: key %s", a.Name, a.Key))
 		for _, r := range a.Roles {
 			text := fmt.Sprintf("role %s/%s: key %s", a.Name, r.Name, r.Key)
+			if !r.Next.IsZero() {
+				text += fmt.Sprintf(", then %s", r.Next)
+			}
+			if !r.Former.IsZero() {
+				text += fmt.Sprintf(", before %s", r.Former)
+			}
 			if r.Open != nil {
 				text += ", open to whoever asks"
 			}

@@ -174,28 +174,36 @@ func TestBase(t *testing.T) {
 		"its own": accountJWT(t, account, account, "x", 1), "another account's": accountJWT(t, h.Key(t, keystore.Account, "x"), h.Signing[0], "x", 1),
 		"cut off": one[:len(one)-2], "without a version": accountJWT(t, account, h.Signing[0], "x", 0), "of the next version": two,
 	} {
-		_, err := h.PutBase(t.Context(), key, token, 0, now())
+		_, err := h.PutBase(t.Context(), key, ledger.Base{JWT: token}, 0, now())
 		want(t, what, err, ledger.ErrDamaged)
 		// And where somebody signed that into an entry, it is not read.
 		entry := h.Token(t, h.Signing[0], trust.Entry{Subject: ledger.BaseKey(key).String(), Version: 1, At: now().UnixMilli()}, ledger.Base{JWT: token})
 		_, err = h.Opener().Open(ledger.BaseKey(key).String(), entry)
 		want(t, what+" in an entry", err, ledger.ErrDamaged)
 	}
-	first, err := h.PutBase(t.Context(), key, one, 0, now())
+	first, err := h.PutBase(t.Context(), key, ledger.Base{JWT: one}, 0, now())
 	want(t, "new", err, nil)
-	if again, err := h.PutBase(t.Context(), key, one, 0, now()); err != nil || again.Token != first.Token {
+	if again, err := h.PutBase(t.Context(), key, ledger.Base{JWT: one}, 0, now()); err != nil || again.Token != first.Token {
 		t.Errorf("the same again: %v", err)
 	}
-	_, err = h.PutBase(t.Context(), key, one, 1, now())
+	_, err = h.PutBase(t.Context(), key, ledger.Base{JWT: one}, 1, now())
 	want(t, "the same as the next version", err, ledger.ErrDamaged)
-	_, err = h.PutBase(t.Context(), key, accountJWT(t, account, h.Signing[0], "three", 1), 0, now())
+	_, err = h.PutBase(t.Context(), key, ledger.Base{JWT: accountJWT(t, account, h.Signing[0], "three", 1)}, 0, now())
 	want(t, "upon another version", err, ledger.ErrOld)
-	_, err = h.PutBase(t.Context(), key, accountJWT(t, account, h.Signing[0], "three", 3), 2, now())
+	_, err = h.PutBase(t.Context(), key, ledger.Base{JWT: accountJWT(t, account, h.Signing[0], "three", 3)}, 2, now())
 	want(t, "upon a version that is not there yet", err, ledger.ErrOld)
-	second, err := h.PutBase(t.Context(), key, two, 1, now())
+	second, err := h.PutBase(t.Context(), key, ledger.Base{JWT: two}, 1, now())
 	if err != nil || second.Version != 2 {
 		t.Errorf("%+v %v", second, err)
 	}
+	// Who looked at an older platform document than the one whose keys are there is too late.
+	three, four := accountJWT(t, account, h.Signing[0], "three", 3), accountJWT(t, account, h.Signing[0], "four", 4)
+	_, err = h.PutBase(t.Context(), key, ledger.Base{JWT: three, Follows: 7}, 2, now())
+	want(t, "by a later document", err, nil)
+	_, err = h.PutBase(t.Context(), key, ledger.Base{JWT: four, Follows: 6}, 3, now())
+	want(t, "by an older document", err, ledger.ErrOld)
+	_, err = h.PutBase(t.Context(), key, ledger.Base{JWT: four, Follows: 7}, 3, now())
+	want(t, "by the same document", err, nil)
 }
 
 // Whatever is put upon whatever, what the ledger has says the entry's version: registrars
@@ -207,7 +215,7 @@ func TestBaseSaysItsVersion(t *testing.T) {
 		version := uint64(rapid.IntRange(0, 6).Draw(r, "version"))
 		was := uint64(rapid.IntRange(0, 6).Draw(r, "was"))
 		token := accountJWT(t, account, h.Signing[0], rapid.SampledFrom([]string{"a", "b"}).Draw(r, "name"), version)
-		e, err := h.PutBase(t.Context(), key, token, was, now())
+		e, err := h.PutBase(t.Context(), key, ledger.Base{JWT: token}, was, now())
 		if err == nil && (e.Version != version || e.Version != was+1) {
 			r.Errorf("a JWT of version %d upon %d is an entry of version %d", version, was, e.Version)
 		}

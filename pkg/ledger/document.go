@@ -30,6 +30,8 @@ type Document struct {
 	// Servers are those that there should be. A registrar that says who has heard of a
 	// revocation goes by it, because who is away does not say so.
 	Servers []Servers
+	// Rotations are role keys that are being replaced.
+	Rotations []Rotation
 
 	index func() *policy.Index
 }
@@ -68,6 +70,7 @@ type documentBody struct {
 	Providers []oidc.Provider `json:"providers,omitempty"`
 	Audit     string          `json:"audit,omitempty"` // auditRequired, or nothing
 	Servers   []Servers       `json:"servers,omitempty"`
+	Rotations []Rotation      `json:"rotations,omitempty"`
 }
 
 const auditRequired = "required"
@@ -88,7 +91,7 @@ func (d *Document) Sign(s KeySigner, now time.Time) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	b := documentBody{Public: token, Policy: d.Policy, Names: d.Names, Providers: d.Providers, Servers: d.Servers}
+	b := documentBody{Public: token, Policy: d.Policy, Names: d.Names, Providers: d.Providers, Servers: d.Servers, Rotations: d.Rotations}
 	if d.AuditRequired {
 		b.Audit = auditRequired
 	}
@@ -165,7 +168,7 @@ func openDocument(op *trust.Operator, e trust.Entry) (*Document, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Document{PublicToken: b.Public, Policy: b.Policy, Names: b.Names, Providers: b.Providers, AuditRequired: b.Audit == auditRequired, Servers: b.Servers}
+	d := &Document{PublicToken: b.Public, Policy: b.Policy, Names: b.Names, Providers: b.Providers, AuditRequired: b.Audit == auditRequired, Servers: b.Servers, Rotations: b.Rotations}
 	if d.Public, err = op.OpenPlatform(b.Public); err != nil {
 		return nil, fmt.Errorf("its public part: %w", err)
 	}
@@ -192,6 +195,9 @@ func (d *Document) check() error {
 	}
 	if _, ok := d.Public.Region(d.Public.Home); !ok {
 		return fmt.Errorf("its home %s is none of its regions", d.Public.Home)
+	}
+	if err := d.checkRotations(); err != nil {
+		return err
 	}
 	if bad := oidc.Check("providers", d.Providers); len(bad) > 0 {
 		return fmt.Errorf("an identity provider is out of shape: %s", bad[0])

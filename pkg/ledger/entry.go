@@ -30,8 +30,8 @@ type Entry struct {
 	At      time.Time // when it was decided, to the millisecond
 	Sum     Sum
 	Token   string // as it was signed; what stores hold and registrars hand on
-	// Body is a Name, an Invite, an AccessKey, a Base, a *Document, a Revocation or a
-	// Suspension, as Key.Kind says.
+	// Body is a Name, an Invite, an AccessKey, a Base, a *Document, a RoleKey, a Revocation or
+	// a Suspension, as Key.Kind says.
 	Body any
 }
 
@@ -142,6 +142,15 @@ func (o Opener) body(k Key, e trust.Entry) (any, error) {
 		b, err := decode[Base](e.Body)
 		if err == nil {
 			err = b.check(o.Operator, k, e.Version)
+		}
+		return b, err
+	case KindRoleKey:
+		if e.Denies {
+			return RoleKey{}, nil
+		}
+		b, err := decode[RoleKey](e.Body)
+		if err == nil {
+			err = b.check()
 		}
 		return b, err
 	case KindPlatform:

@@ -11,13 +11,14 @@ import (
 // Kind is a kind of thing that the ledger has entries about.
 type Kind string
 
-// The kinds. The first five are decided in home, the others written anywhere.
+// The kinds. Revocations and suspensions are written anywhere, the others decided in home.
 const (
 	KindName       Kind = "name"
 	KindInvite     Kind = "invite"
 	KindAccessKey  Kind = "accesskey"
 	KindBase       Kind = "base"
 	KindPlatform   Kind = "platform"
+	KindRoleKey    Kind = "rolekey"
 	KindRevocation Kind = "revocation"
 	KindSuspension Kind = "suspension"
 )
@@ -37,6 +38,9 @@ func AccessKeyKey(k ident.KeyID) Key { return Key{"accesskey." + k.String()} }
 
 // BaseKey is the key of an account's base claims.
 func BaseKey(a ident.AccountKey) Key { return Key{"base." + a.String()} }
+
+// RoleKeyKey is the key of a role key that is handed to issuers through the ledger.
+func RoleKeyKey(public ident.AccountKey) Key { return Key{"rolekey." + public.String()} }
 
 // PlatformKey is the key of the platform document.
 func PlatformKey() Key { return Key{"platform.document"} }
@@ -75,7 +79,7 @@ func ParseKey(s string) (Key, error) {
 		_, err = ident.ParseInviteID(id)
 	case KindAccessKey:
 		_, err = ident.ParseKeyID(id)
-	case KindBase:
+	case KindBase, KindRoleKey:
 		_, err = ident.ParseAccountKey(id)
 	case KindPlatform:
 		if id != "document" {

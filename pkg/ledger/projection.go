@@ -294,6 +294,13 @@ func (p *Projection) Bases() []Entry {
 	return p.others[0].list(func(e Entry) bool { return e.Key.Kind() == KindBase && !e.Denies })
 }
 
+// RoleKey gives a role key that is handed to issuers through the ledger.
+func (p *Projection) RoleKey(public ident.AccountKey) (RoleKey, bool) {
+	e, ok := p.Get(RoleKeyKey(public))
+	k, is := e.Body.(RoleKey)
+	return k, ok && is && !e.Denies
+}
+
 func (o *otherEntries) list(keep func(Entry) bool) []Entry {
 	o.mu.RLock()
 	all := make([]Entry, 0, len(o.m))

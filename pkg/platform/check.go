@@ -51,8 +51,10 @@ func CheckDocument(d *ledger.Document) error {
 			if err := once("role", a.Name.String()+"/"+r.Name.String()); err != nil {
 				return err
 			}
-			if err := once("key", r.Key.String()); err != nil {
-				return fmt.Errorf("role %s/%s: %w", a.Name, r.Name, err)
+			for _, k := range r.Keys() {
+				if err := once("key", k.String()); err != nil {
+					return fmt.Errorf("role %s/%s: %w", a.Name, r.Name, err)
+				}
 			}
 		}
 	}

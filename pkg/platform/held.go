@@ -25,9 +25,11 @@ import (
 // ten thousand JWTs need not be verified to find the one that changed. Claims gives the
 // rest.
 type Held struct {
-	Name    string                      `json:"name"`
-	Key     ident.AccountKey            `json:"key"`
-	Roles   map[string]ident.AccountKey `json:"roles"`
+	Name  string                      `json:"name"`
+	Key   ident.AccountKey            `json:"key"`
+	Roles map[string]ident.AccountKey `json:"roles"`
+	// Beside has, of a role whose key is being replaced, the other one.
+	Beside  map[string]ident.AccountKey `json:"beside,omitempty"`
 	Version uint64                      `json:"version"` // of the base claims
 	Closed  bool                        `json:"closed,omitempty"`
 	Digest  string                      `json:"digest"` // of the content, as plan.Digest gives it
@@ -133,6 +135,7 @@ func (p *Platform) readHeld() error {
 		return err
 	}
 	p.held = held
+	p.inUse()
 	p.sortHeld()
 	if slices.Contains(stale, true) || len(known) != len(held) {
 		// Best effort: a folder that cannot be written to is read the longer way.
@@ -158,14 +161,42 @@ func (p *Platform) look(path string, info fs.FileInfo) (Held, error) {
 		if !ok || s == nil {
 			continue
 		}
-		if h.Roles[s.Role], err = ident.ParseAccountKey(pub); err != nil {
+		key, err := ident.ParseAccountKey(pub)
+		if err != nil {
 			return h, fmt.Errorf("%s: %w", path, err)
 		}
+		if other, twice := h.Roles[s.Role]; twice {
+			if h.Beside == nil {
+				h.Beside = map[string]ident.AccountKey{}
+			}
+			h.Beside[s.Role] = other
+		}
+		h.Roles[s.Role] = key
 	}
 	if want := h.Name + ".jwt"; filepath.Base(path) != want {
 		return h, fmt.Errorf("%s is that of account %s: %w", path, h.Name, ErrNotPlatform)
 	}
 	return h, nil
+}
+
+// inUse has Held.Roles name, of two keys of a role, the one that the platform document says is
+// in use.
+func (p *Platform) inUse() {
+	for i, h := range p.held {
+		if len(h.Beside) == 0 {
+			continue
+		}
+		for _, a := range p.Document.Accounts {
+			if a.Key != h.Key {
+				continue
+			}
+			for _, r := range a.Roles {
+				if name := r.Name.String(); h.Beside[name] == r.Key {
+					p.held[i].Roles[name], p.held[i].Beside[name] = r.Key, h.Roles[name]
+				}
+			}
+		}
+	}
 }
 
 // sortHeld brings the system account to the front.

@@ -170,6 +170,7 @@ func (p *Platform) known(k *claims.Keys) error {
 		}
 	}
 	if p.Document != nil {
+		k.Follow(p.Document)
 		for _, r := range p.Document.Regions {
 			k.Regions[r.Name] = r.SealKey
 		}

@@ -42,6 +42,10 @@ func (p *Platform) Use(full string, accounts []string, now time.Time) error {
 		return err
 	}
 	p.FullToken, p.Full, p.Document = full, doc, doc.Public
+	p.inUse()
+	if err := p.turned(); err != nil {
+		return err
+	}
 	if err := p.parties(); err != nil {
 		return err
 	}

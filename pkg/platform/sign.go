@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -35,13 +33,7 @@ func (s Signer) Key() *keystore.Key { return s.key }
 
 // Account signs base claims as a version of theirs. c is not changed.
 func (s Signer) Account(c *jwt.AccountClaims, version uint64, now time.Time) (string, error) {
-	v := *c
-	v.Tags = slices.DeleteFunc(slices.Clone(c.Tags), func(t string) bool { return strings.HasPrefix(t, trust.TagBase) })
-	v.Tags = slices.Insert(v.Tags, 0, trust.TagBase+strconv.FormatUint(version, 10))
-	v.Type, v.Version = jwt.AccountClaim, 2
-	v.Issuer, v.IssuedAt = s.key.Public(), now.Unix()
-	v.ID = trust.ID(v.Subject, v.Issuer, strconv.FormatUint(version, 10), strconv.FormatInt(v.IssuedAt, 10))
-	return trust.EncodeJWT(&v, s.key)
+	return trust.SignAccount(c, version, s.key, now)
 }
 
 // Document signs a platform document as a version.

@@ -26,6 +26,9 @@ func (p *Platform) Who() (func(public string) string, error) {
 		for role, key := range h.Roles {
 			who[key.String()] = "role " + h.Name + "/" + role
 		}
+		for role, key := range h.Beside {
+			who[key.String()] = "role " + h.Name + "/" + role
+		}
 	}
 	for _, r := range p.Document.Regions {
 		who[r.SealKey.String()] = "region key of " + r.Name.String()

@@ -70,3 +70,11 @@ func (s *Service) LookAgain() {
 		s.UseKeys(keys)
 	}
 }
+
+// Rank is that of the platform document in force; 0: there is none.
+func (s *Service) Rank() uint64 {
+	if d := s.terms.Load().document; d != nil {
+		return d.Public.Version.Rank()
+	}
+	return 0
+}

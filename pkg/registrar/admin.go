@@ -46,6 +46,8 @@ type Admin struct {
 	// Open is how many connections of an identity by auth callout are to be closed still.
 	Open    func(ident.Identity) int
 	Signing *keystore.Key // the operator signing key
+	// Rotations says how role keys stand that are being replaced.
+	Rotations func(context.Context) []Turning
 	// Refused records what nobody was granted.
 	Refused func(audit.Record)
 	Log     *slog.Logger
@@ -143,6 +145,9 @@ func (a *Admin) believe(r endpoint.Request) (order, error) {
 }
 
 func (a *Admin) do(ctx context.Context, o order) (wire.AdminAnswer, error) {
+	if o.verb == wire.VerbRotations {
+		return a.rotations(ctx, o)
+	}
 	keys, err := a.keys(o)
 	if err != nil {
 		return wire.AdminAnswer{}, err
@@ -169,6 +174,27 @@ func (a *Admin) do(ctx context.Context, o order) (wire.AdminAnswer, error) {
 	out.Standing = a.standing(keys)
 	out.Receipt, err = a.receipt(ctx, o, keys)
 	return out, err
+}
+
+// rotations are those of an account.
+func (a *Admin) rotations(ctx context.Context, o order) (wire.AdminAnswer, error) {
+	var out wire.AdminAnswer
+	if _, err := a.account(o.Account); err != nil {
+		return out, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, confirmWait)
+	defer cancel()
+	for _, t := range a.Rotations(ctx) {
+		if t.Account != o.Account {
+			continue
+		}
+		r := wire.Rotation{Role: t.Role, Stage: string(t.Stage), From: t.From.String(), To: t.To.String(), Waiting: t.Waiting}
+		if !t.Until.IsZero() {
+			r.Until = t.Until.Unix()
+		}
+		out.Rotations = append(out.Rotations, r)
+	}
+	return out, nil
 }
 
 // keys are those of the suspensions that a request is about.

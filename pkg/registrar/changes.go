@@ -20,6 +20,14 @@ func ChangeOf(e ledger.Entry, door string, now time.Time) audit.Record {
 	switch b := e.Body.(type) {
 	case *ledger.Document:
 		why = "platform document " + b.Public.Version.String()
+		for _, r := range b.Rotations {
+			why += fmt.Sprintf("; the key of role %s/%s: %s (by %s) %s", r.Account, r.Role, r.Stage, r.By, r.Why)
+		}
+	case ledger.RoleKey:
+		why = fmt.Sprintf("the key of role %s/%s for %d regions", b.Account, b.Role, len(b.Sealed))
+		if e.Denies {
+			why = "a role key that nothing is issued by any more"
+		}
 	case ledger.Name:
 		if n, err := ident.ParseName(strings.ReplaceAll(id, "=", ".")); err == nil {
 			r.Name = n

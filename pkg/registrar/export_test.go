@@ -1,8 +1,11 @@
 package registrar
 
 import (
+	"context"
 	"slices"
 	"time"
+
+	"github.com/herald-nats/herald/pkg/ledger"
 )
 
 // What tests in other packages' names look at.
@@ -38,3 +41,6 @@ func Stored(servers []Server, data []byte) (server int, refusal string) {
 	i := slices.Index(q.answered, true)
 	return i, q.it.missing[i]
 }
+
+// Step takes a rotation's next step.
+func (r *Rotor) Step(ctx context.Context, rot ledger.Rotation) error { return r.step(ctx, rot) }

@@ -26,6 +26,8 @@ type RecordSource interface {
 // keeps names of each credential.
 type Records struct {
 	Holdings *ledger.Holdings
+	// Writers is told of each block; may be nil.
+	Writers *Writers
 	// Issued is told of each record of a credential that is alive; may be nil.
 	Issued func(audit.Record)
 	Log    *slog.Logger
@@ -33,7 +35,7 @@ type Records struct {
 
 	refused atomic.Uint64
 	mu      sync.Mutex
-	ended   map[string]bool // regions that were read to their end
+	ended   map[string]time.Time // when regions were last read to their end
 	nudge   map[string]chan struct{}
 	limit   *rate.Limiter
 }
@@ -135,14 +137,17 @@ func (r *Records) atEnd(region string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.ended == nil {
-		r.ended = make(map[string]bool)
+		r.ended = make(map[string]time.Time)
 	}
-	r.ended[region] = true
+	r.ended[region] = r.Now()
 }
 
 // Ended tells whether a region's records were read to their end since the start. Until then it is
 // not known who holds what.
-func (r *Records) Ended(region string) bool {
+func (r *Records) Ended(region string) bool { return !r.EndedAt(region).IsZero() }
+
+// EndedAt is when a region's records were last read to their end; zero: never.
+func (r *Records) EndedAt(region string) time.Time {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.ended[region]
@@ -177,6 +182,9 @@ func (r *Records) take(s ledger.Stored) {
 		return
 	}
 	now := r.Now()
+	if r.Writers != nil {
+		r.Writers.Took(b, now)
+	}
 	for _, rec := range b.Content {
 		switch {
 		case !rec.Granted(): // nobody has anything by it

@@ -7,7 +7,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
 
+	"github.com/nats-io/jwt/v2"
+
+	"github.com/herald-nats/herald/pkg/keystore"
 	"github.com/herald-nats/herald/pkg/wire"
 )
 
@@ -47,4 +54,15 @@ func ID(parts ...string) string {
 		_, _ = fmt.Fprintf(h, "%d:%s", len(p), p) // a hash never fails to write
 	}
 	return base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(h.Sum(nil))
+}
+
+// SignAccount signs an account's base claims as a version of theirs. c is not changed.
+func SignAccount(c *jwt.AccountClaims, version uint64, key *keystore.Key, now time.Time) (string, error) {
+	v := *c
+	v.Tags = slices.DeleteFunc(slices.Clone(c.Tags), func(t string) bool { return strings.HasPrefix(t, TagBase) })
+	v.Tags = slices.Insert(v.Tags, 0, TagBase+strconv.FormatUint(version, 10))
+	v.Type, v.Version = jwt.AccountClaim, 2
+	v.Issuer, v.IssuedAt = key.Public(), now.Unix()
+	v.ID = ID(v.Subject, v.Issuer, strconv.FormatUint(version, 10), strconv.FormatInt(v.IssuedAt, 10))
+	return EncodeJWT(&v, key)
 }

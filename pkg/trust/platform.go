@@ -103,11 +103,31 @@ func (a Account) HasRole(name ident.Label) bool {
 	return slices.ContainsFunc(a.Roles, func(r Role) bool { return r.Name == name })
 }
 
-// Role is one scoped signing key of an account.
+// Role is one scoped signing key of an account, and beside it, while it is replaced, another.
 type Role struct {
 	Name ident.Label      `json:"name"`
-	Key  ident.AccountKey `json:"key"`
-	Open *Lifetimes       `json:"open,omitempty"` // on offer to identities of kind open
+	Key  ident.AccountKey `json:"key"` // by which credentials are issued
+	// Next is the key that is going to take Key's place, and Former the one whose place Key
+	// took: credentials by either are as good. At most one of them is there.
+	Next   ident.AccountKey `json:"next,omitzero"`
+	Former ident.AccountKey `json:"former,omitzero"`
+	Open   *Lifetimes       `json:"open,omitempty"` // on offer to identities of kind open
+}
+
+// Has tells whether credentials of the role may be signed by a key, given as its public nkey.
+func (r Role) Has(public string) bool {
+	return slices.ContainsFunc(r.Keys(), func(k ident.AccountKey) bool { return k.String() == public })
+}
+
+// Keys are those that credentials of the role may be signed by, the one in use first.
+func (r Role) Keys() []ident.AccountKey {
+	keys := []ident.AccountKey{r.Key}
+	for _, k := range []ident.AccountKey{r.Next, r.Former} {
+		if !k.IsZero() {
+			keys = append(keys, k)
+		}
+	}
+	return keys
 }
 
 // Lifetimes are how long credentials of a role live, in seconds.
@@ -162,6 +182,13 @@ func (o *Operator) OpenPlatform(token string) (*Platform, error) {
 	for _, v := range p.Providers {
 		if v.Name.IsZero() || v.Issuer == "" || len(v.Audiences) == 0 || len(v.Tokens) == 0 {
 			return nil, fmt.Errorf("provider %q of the platform document is out of shape", v.Name)
+		}
+	}
+	for _, a := range p.Accounts {
+		for _, r := range a.Roles {
+			if r.Key.IsZero() || !r.Next.IsZero() && !r.Former.IsZero() || r.Key == r.Next || r.Key == r.Former {
+				return nil, fmt.Errorf("role %s/%s of the platform document is out of shape", a.Name, r.Name)
+			}
 		}
 	}
 	for _, r := range p.Regions {
@@ -225,7 +252,7 @@ func (p *Platform) role(account, key string) (Account, Role, bool) {
 			continue
 		}
 		for _, r := range a.Roles {
-			if r.Key.String() == key {
+			if r.Has(key) {
 				return a, r, true
 			}
 		}

@@ -33,6 +33,8 @@ const (
 	VerbResume  = "resume"
 	VerbShow    = "show"
 	VerbReceipt = "receipt"
+	// VerbRotations asks how role keys of an account stand that are being replaced.
+	VerbRotations = "rotations"
 )
 
 // Bounds of what administrators ask.
@@ -103,6 +105,20 @@ type AdminAnswer struct {
 	// Unstored: it is in force, and the region's stream does not have it yet. The registrar goes
 	// on trying.
 	Unstored bool `json:"unstored,omitempty"`
+	// Rotations are what VerbRotations asks for.
+	Rotations []Rotation `json:"rotations,omitempty"`
+}
+
+// Rotation is how a role key stands that is being replaced.
+type Rotation struct {
+	Role    ident.Label `json:"role"`
+	Stage   string      `json:"stage"` // "add", "issue" or "drop"
+	From    string      `json:"from"`  // the key that goes
+	To      string      `json:"to"`
+	Waiting []string    `json:"waiting,omitempty"` // for what the next stage waits, for people to read
+	// Until is when the last credential by the key that goes ends, in seconds since 1970, as far
+	// as records tell.
+	Until int64 `json:"until,omitempty"`
 }
 
 // Denial is how an identity, a user or an account stands.
@@ -139,6 +155,11 @@ func DecodeAdminAnswer(body []byte) (AdminAnswer, error) {
 	}
 	for _, d := range a.Standing {
 		if d.State != StateFree && d.State != StateSuspended && d.State != StateRevoked || len(d.Key) > 512 {
+			return AdminAnswer{}, errors.New("an answer out of shape")
+		}
+	}
+	for _, r := range a.Rotations {
+		if r.Role.IsZero() || len(r.Stage) > 16 || len(r.From) > 64 || len(r.To) > 64 {
 			return AdminAnswer{}, errors.New("an answer out of shape")
 		}
 	}

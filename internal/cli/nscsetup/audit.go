@@ -477,7 +477,7 @@ some region could not be read; 5 if no server could be reached.`,
 	f.StringVar(&o.name, "name", "", "under this `name`")
 	f.StringVar(&o.account, "account", "", "in this `account`")
 	f.StringVar(&o.role, "role", "", "of this `role`, without its account")
-	f.StringVar(&o.what, "what", "", "of these `kinds`: issue, renew, refuse, change, with commas between them")
+	f.StringVar(&o.what, "what", "", "of these `kinds`: issue, renew, refuse, change, use, with commas between them")
 	f.StringVar(&o.code, "code", "", "refused with this `code`")
 	f.StringVar(&o.request, "request", "", "of the request with this `id`")
 	f.StringVar(&o.jti, "jti", "", "of the credential with this `id`")
@@ -573,8 +573,8 @@ func (o searchOptions) sought(now time.Time) (*sought, error) {
 	if o.what != "" {
 		kinds := strings.Split(o.what, ",")
 		for _, k := range kinds {
-			if !slices.Contains([]audit.What{audit.Issue, audit.Renew, audit.Refuse, audit.Change}, audit.What(k)) {
-				return nil, cli.Errorf(cli.Usage, "they are issue, renew, refuse and change", "--what: there is no kind %.20q", k)
+			if !slices.Contains([]audit.What{audit.Issue, audit.Renew, audit.Refuse, audit.Change, audit.Use}, audit.What(k)) {
+				return nil, cli.Errorf(cli.Usage, "they are issue, renew, refuse, change and use", "--what: there is no kind %.20q", k)
 			}
 		}
 		s.want(func(r recordRow) bool { return slices.Contains(kinds, string(r.What)) })

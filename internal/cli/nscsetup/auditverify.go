@@ -242,7 +242,7 @@ func (w writers) verify(region ident.Region) func(string, ident.UserKey, time.Ti
 		}
 		switch u.Account.String() + "/" + u.Role.String() {
 		case platform.Auth + "/" + platform.RoleIssuer:
-			return []audit.What{audit.Issue, audit.Renew, audit.Refuse}, nil
+			return []audit.What{audit.Issue, audit.Renew, audit.Refuse, audit.Use}, nil
 		case platform.Readers + "/" + platform.RoleReader, platform.Ledger + "/" + platform.RoleSetup:
 			return []audit.What{audit.Change}, nil
 		}

@@ -29,10 +29,44 @@ type Keys struct {
 	Accounts map[ident.Label]ident.AccountKey
 	// Roles are by account and role. Their keys are account nkeys.
 	Roles map[manifest.RoleRef]ident.AccountKey
+	// Turning are roles whose keys are being replaced, with both; Roles has the one in use.
+	Turning map[manifest.RoleRef]trust.Role
 	// Regions are the region keys.
 	Regions map[ident.Region]ident.SealKey
 	// Callout is what servers seal requests of auth callout to; zero where that is off.
 	Callout ident.SealKey
+}
+
+// Follow takes from a platform document which keys its roles have now: registrars replace them
+// step by step.
+func (k *Keys) Follow(p *trust.Platform) {
+	k.Turning = map[manifest.RoleRef]trust.Role{}
+	for _, a := range p.Accounts {
+		if k.Accounts[a.Name] != a.Key {
+			continue
+		}
+		for _, r := range a.Roles {
+			ref := manifest.RoleRef{Account: a.Name, Role: r.Name}
+			if _, ok := k.Roles[ref]; !ok {
+				continue
+			}
+			k.Roles[ref] = r.Key
+			if len(r.Keys()) > 1 {
+				k.Turning[ref] = r
+			}
+		}
+	}
+}
+
+// all are the keys of a role, the one in use first.
+func (k Keys) all(ref manifest.RoleRef) []ident.AccountKey {
+	if r, ok := k.Turning[ref]; ok {
+		return r.Keys()
+	}
+	if key, ok := k.Roles[ref]; ok {
+		return []ident.AccountKey{key}
+	}
+	return nil
 }
 
 // ErrNoKey is wrapped where a key is missing.
@@ -67,11 +101,13 @@ func (c *Compiler) Account(a manifest.Account, version uint64) (*jwt.AccountClai
 	out.Tags.Add(a.Tags...)
 	out.Limits = limits(a)
 	for _, r := range a.Roles {
-		scope, err := c.scope(a, r)
+		scopes, err := c.scopes(a, r)
 		if err != nil {
 			return nil, err
 		}
-		out.SigningKeys.AddScopedSigner(scope)
+		for _, s := range scopes {
+			out.SigningKeys.AddScopedSigner(s)
+		}
 	}
 	for _, e := range a.Exports {
 		out.Exports.Add(export(e))
@@ -172,16 +208,20 @@ func or[T ~int64](v *T, otherwise int64) int64 {
 	return int64(*v)
 }
 
-// scope is a role as its scoped signing key.
-func (c *Compiler) scope(a manifest.Account, r manifest.Role) (*jwt.UserScope, error) {
+// scopes are a role as its scoped signing key, or keys while one is replaced.
+func (c *Compiler) scopes(a manifest.Account, r manifest.Role) ([]*jwt.UserScope, error) {
 	ref := manifest.RoleRef{Account: a.Name, Role: r.Name}
-	key, ok := c.keys.Roles[ref]
-	if !ok {
+	keys := c.keys.all(ref)
+	if len(keys) == 0 {
 		return nil, fmt.Errorf("role %s: %w", ref, ErrNoKey)
 	}
-	s := jwt.NewUserScope()
-	s.Key, s.Role, s.Description, s.Template = key.String(), r.Name.String(), r.Description, Template(r)
-	return s, nil
+	all := make([]*jwt.UserScope, len(keys))
+	for i, key := range keys {
+		s := jwt.NewUserScope()
+		s.Key, s.Role, s.Description, s.Template = key.String(), r.Name.String(), r.Description, Template(r)
+		all[i] = s
+	}
+	return all, nil
 }
 
 // Template is what users under a role may do.
@@ -334,7 +374,8 @@ func (c *Compiler) Public(operator string) (*trust.Platform, error) {
 			if !ok {
 				return nil, fmt.Errorf("role %s: %w", ref, ErrNoKey)
 			}
-			acc.Roles = append(acc.Roles, trust.Role{Name: r.Name, Key: key, Open: open[ref]})
+			turning := c.keys.Turning[ref]
+			acc.Roles = append(acc.Roles, trust.Role{Name: r.Name, Key: key, Next: turning.Next, Former: turning.Former, Open: open[ref]})
 		}
 		p.Accounts = append(p.Accounts, acc)
 		if a.Own() && a.Name.String() == manifest.ChatIn {

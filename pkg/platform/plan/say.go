@@ -38,6 +38,12 @@ func sayPart(key, value string) []string {
 			add("key %s", a.Key)
 			for _, r := range a.Roles {
 				text := fmt.Sprintf("role %s, key %s", r.Name, r.Key)
+				if !r.Next.IsZero() {
+					text += fmt.Sprintf(", then %s", r.Next)
+				}
+				if !r.Former.IsZero() {
+					text += fmt.Sprintf(", before %s", r.Former)
+				}
 				if r.Open != nil {
 					text += ", open to whoever asks"
 				}

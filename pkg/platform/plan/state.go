@@ -88,6 +88,7 @@ const (
 	partAudit   = "records required"
 	partDoor    = "tutorial door"
 	partServers = "servers of "
+	partTurning = "rotation of "
 )
 
 // parts takes a document apart. Putting together what it gives makes an equal one.
@@ -144,6 +145,9 @@ func parts(d *ledger.Document) []part {
 	for _, r := range d.Servers {
 		put(partServers+r.Region.String(), r)
 	}
+	for _, r := range d.Rotations {
+		put(partTurning+r.Account.String()+"/"+r.Role.String(), r)
+	}
 	return out
 }
 
@@ -192,6 +196,8 @@ func together(all []part) (*ledger.Document, error) {
 			get(&d.Policy.Session)
 		case p.key == partAudit:
 			get(&d.AuditRequired)
+		case strings.HasPrefix(p.key, partTurning):
+			err = appendTo(&d.Rotations, p.value)
 		case strings.HasPrefix(p.key, partServers):
 			err = appendTo(&d.Servers, p.value)
 		}

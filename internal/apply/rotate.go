@@ -1,0 +1,315 @@
+package apply
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/herald-nats/herald/internal/survey"
+	"github.com/herald-nats/herald/pkg/doctor/seen"
+	"github.com/herald-nats/herald/pkg/ident"
+	"github.com/herald-nats/herald/pkg/ledger"
+	"github.com/herald-nats/herald/pkg/ledger/jetstream"
+	"github.com/herald-nats/herald/pkg/platform"
+	"github.com/herald-nats/herald/pkg/platform/manifest"
+	"github.com/herald-nats/herald/pkg/policy"
+	"github.com/herald-nats/herald/pkg/registrar"
+	"github.com/herald-nats/herald/pkg/trust"
+)
+
+// Rotation is a role key that is to be replaced.
+type Rotation struct {
+	Role    manifest.RoleRef
+	By, Why string
+	// Emergency replaces it at once: whoever has a credential by the former key is cut off.
+	Emergency bool
+}
+
+// Rotated is what became of it.
+type Rotated struct {
+	ledger.Rotation
+	Again bool // it was done by an earlier run
+	// Behind are, of an emergency, servers that have not heard of it, and Servers how many there
+	// should be.
+	Behind  []registrar.Behind
+	Servers int
+	// Unrecorded is why what was decided is not in the records; nil if it is.
+	Unrecorded error
+}
+
+// Errors of Rotate.
+var (
+	// ErrServices: the role is that of services or of guests, whose credentials are files.
+	ErrServices = errors.New("credentials of the role are files that services and clients have")
+	// ErrUngranted: nobody is granted the role.
+	ErrUngranted = errors.New("no grant names the role")
+)
+
+// Rotate begins to replace a role's key: home's registrars do the rest, also when this machine
+// is off. Run again after it was cut off, it goes on with the key that it had made.
+func (t *Tool) Rotate(ctx context.Context, o Rotation) (*Rotated, error) {
+	out := &Rotated{}
+	keep, err := t.mayRotate(o)
+	if err != nil {
+		return nil, err
+	}
+	err = t.rotating(ctx, out, func(s *session, force Force) error {
+		t.step("make the key")
+		fresh, err := t.Platform.TurningKey(o.Role)
+		if err != nil {
+			return err
+		}
+		to, err := ident.ParseAccountKey(fresh.Public())
+		if err != nil {
+			return err
+		}
+		d := force.State.Document
+		if a, ok := d.Public.Account(o.Role.Account); ok {
+			for _, r := range a.Roles {
+				i, have := d.Rotation(a.Name, r.Name)
+				if r.Name == o.Role.Role && r.Key == to && (i < 0 || o.Emergency && have.Stage == ledger.StageDrop) {
+					out.Again, out.Rotation = true, have
+					return s.enforce(ctx, o, out)
+				}
+			}
+		}
+		sealed, err := t.Platform.SealRoleKey(o.Role, fresh)
+		if err != nil {
+			return err
+		}
+		t.step("hand the key to issuers")
+		if err := s.until(ctx, func(ctx context.Context) error {
+			_, err := s.decider.PutRoleKey(ctx, to, sealed, t.Now())
+			return err
+		}); err != nil {
+			return err
+		}
+		r := ledger.Rotation{Account: o.Role.Account, Role: o.Role.Role, To: to, Keep: keep, By: o.By, Why: o.Why}
+		t.step("write the platform document")
+		err = s.change(ctx, func(was *ledger.Document) (*ledger.Document, error) { return was.Begin(r, o.Emergency, t.Now()) }, out, o.Role)
+		if err != nil {
+			return err
+		}
+		return s.enforce(ctx, o, out)
+	})
+	return out, err
+}
+
+// Undo takes a rotation back.
+func (t *Tool) Undo(ctx context.Context, o Rotation) (*Rotated, error) {
+	out := &Rotated{}
+	err := t.rotating(ctx, out, func(s *session, _ Force) error {
+		return s.change(ctx, func(was *ledger.Document) (*ledger.Document, error) {
+			next, err := was.Undo(o.Role.Account, o.Role.Role, t.Now())
+			if err != nil {
+				return nil, err
+			}
+			i, _ := next.Rotation(o.Role.Account, o.Role.Role)
+			next.Rotations[i].By, next.Rotations[i].Why = o.By, o.Why
+			return next, nil
+		}, out, o.Role)
+	})
+	return out, err
+}
+
+// Rotations brings the folder after what is in force, and gives the rotations that there are. If
+// another run has the folder, it is left as it is.
+func (t *Tool) Rotations(ctx context.Context) ([]ledger.Rotation, error) {
+	var out []ledger.Rotation
+	err := t.rotating(ctx, &Rotated{}, func(_ *session, force Force) error {
+		out = force.State.Document.Rotations
+		return nil
+	})
+	if !errors.Is(err, ErrBusy) {
+		return out, err
+	}
+	force, err := t.Look(ctx)
+	if err == nil && force.State.Document == nil {
+		err = fmt.Errorf("the platform document: %w", ledger.ErrNotFound)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return force.State.Document.Rotations, nil
+}
+
+// Cut are the connections that an emergency closes: those by a credential of the role's key.
+func (t *Tool) Cut(ctx context.Context, ref manifest.RoleRef) ([]seen.Connection, error) {
+	a, ok := t.Platform.Document.Account(ref.Account)
+	if !ok {
+		return nil, fmt.Errorf("role %s: %w", ref, ErrUngranted)
+	}
+	nc, err := t.Dial(ctx, platform.System, platform.RoleSetup)
+	if err != nil {
+		return nil, err
+	}
+	defer nc.Close()
+	all, err := survey.Connections(ctx, nc, []ident.AccountKey{a.Key}, 0, 0)
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(all, func(c seen.Connection) bool {
+		return !slices.ContainsFunc(a.Roles, func(r trust.Role) bool { return r.Name == ref.Role && r.Has(c.Issuer) })
+	}), nil
+}
+
+// mayRotate refuses what cannot be done, and says until when static users of a role have
+// credentials, in seconds since 1970.
+func (t *Tool) mayRotate(o Rotation) (keep int64, err error) {
+	switch o.Role.Account.String() {
+	case platform.System, platform.Ledger, platform.Readers, platform.Auth, platform.Guest, platform.Door:
+		return 0, fmt.Errorf("role %s: %w", o.Role, ErrServices)
+	}
+	granted := slices.ContainsFunc(t.Platform.Full.Policy.Offers, func(p policy.Offer) bool { return p.Account == o.Role.Account && p.Role == o.Role.Role })
+	if !granted {
+		return 0, fmt.Errorf("role %s: %w", o.Role, ErrUngranted)
+	}
+	users, err := platform.StaticUsers{Platform: t.Platform}.All()
+	if err != nil {
+		return 0, err
+	}
+	for _, u := range users {
+		if u.Of() != o.Role {
+			continue
+		}
+		for _, i := range u.Issued {
+			keep = max(keep, i.Expires)
+		}
+	}
+	return keep, nil
+}
+
+// rotating holds the folder, looks at what is in force, does something, and brings the folder
+// after what is in force then.
+func (t *Tool) rotating(ctx context.Context, out *Rotated, do func(*session, Force) error) (err error) {
+	lock, err := t.lock()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = lock.Close() }() // it held nothing but the lock
+	signer, err := t.Platform.Signer()
+	if err != nil {
+		return err
+	}
+	s := &session{Tool: t, signer: signer, result: &Result{}, changes: &Changes{Door: "rotate", Now: t.Now}}
+	defer s.close()
+	defer func() { out.Unrecorded = t.Record(ctx, s.changes) }()
+	t.step("connect")
+	if s.setup, err = s.Dial(ctx, platform.Ledger, platform.RoleSetup); err != nil {
+		return err
+	}
+	if s.reader, err = s.Dial(ctx, platform.Readers, platform.RoleReader); err != nil {
+		return err
+	}
+	store, err := jetstream.NewDecisions(s.setup)
+	if err != nil {
+		return err
+	}
+	s.decider = &ledger.Decider{Store: store, Opener: s.opener(), Signer: ledger.KeySigner{Key: signer.Key()}, Decided: s.changes.Decided}
+	force, err := s.lookUntil(ctx)
+	if err != nil {
+		return err
+	}
+	if force.State.Document == nil {
+		return fmt.Errorf("the platform document: %w", ledger.ErrNotFound)
+	}
+	if err := do(s, force); err != nil {
+		return err
+	}
+	t.step("look again")
+	if force, err = s.lookUntil(ctx); err != nil {
+		return err
+	}
+	base, err := s.doing(force)
+	if err != nil {
+		return err
+	}
+	t.step("write the folder")
+	if err := t.Platform.SaveBase(base); err != nil {
+		return err
+	}
+	return t.Platform.Use(force.document.Token, slices.Collect(maps.Values(force.tokens)), t.Now())
+}
+
+// change puts a platform document, and notes what it says of a role's rotation.
+func (s *session) change(ctx context.Context, f func(*ledger.Document) (*ledger.Document, error), out *Rotated, ref manifest.RoleRef) error {
+	var e ledger.Entry
+	err := s.until(ctx, func(ctx context.Context) (err error) {
+		e, err = s.decider.ChangeDocument(ctx, ledger.KeySigner{Key: s.signer.Key()}, f, s.Now())
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if d, ok := e.Body.(*ledger.Document); ok {
+		_, out.Rotation = d.Rotation(ref.Account, ref.Role)
+	}
+	return nil
+}
+
+// enforce takes, in an emergency, the former key from all servers that can be reached. Home's
+// registrars do so, too; nobody waits for them.
+func (s *session) enforce(ctx context.Context, o Rotation, out *Rotated) error {
+	if !o.Emergency || out.To.IsZero() {
+		return nil
+	}
+	s.step("take the former key out of the account")
+	var token string
+	for try := 1; ; try++ {
+		force, err := s.lookUntil(ctx)
+		if err != nil {
+			return err
+		}
+		known, ok := force.State.Accounts[o.Role.Account.String()]
+		if !ok {
+			return fmt.Errorf("account %s: %w", o.Role.Account, ledger.ErrNotFound)
+		}
+		c, err := known.Claims()
+		if err != nil {
+			return err
+		}
+		next, changed, err := registrar.Rekeyed(c, out.Rotation)
+		if err != nil {
+			return err
+		}
+		key, err := ident.ParseAccountKey(c.Subject)
+		if err != nil {
+			return err
+		}
+		was := force.versions[c.Name]
+		if !changed {
+			token = force.tokens[c.Name]
+			break
+		}
+		token, err = s.put(ctx, change{next, key, was, force.rank()})
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, ledger.ErrOld) || try == tries {
+			return err
+		}
+	}
+	s.step("push")
+	var err error
+	if s.sys, err = s.Dial(ctx, platform.System, platform.RoleSetup); err != nil {
+		return err
+	}
+	s.resolver = registrar.NewResolver(s.sys, s.Platform.Operator, s.signer.Key(), s.Now)
+	if token == "" {
+		h, _ := s.Platform.Account(o.Role.Account.String())
+		if token, _, err = s.Platform.Claims(h); err != nil {
+			return err
+		}
+	}
+	bound, cancel := context.WithTimeout(context.WithoutCancel(ctx), 20*time.Second)
+	defer cancel()
+	report, err := s.converge(bound, []string{token})
+	if err != nil {
+		return err
+	}
+	out.Behind, out.Servers = report.Behind, len(s.nodes())
+	return nil
+}
