@@ -4,8 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -14,9 +16,13 @@ import (
 	"github.com/nats-io/jwt/v2"
 	"github.com/nats-io/nats.go"
 
+	"github.com/herald-nats/herald/internal/apply"
 	"github.com/herald-nats/herald/internal/cli"
 	"github.com/herald-nats/herald/internal/service"
+	"github.com/herald-nats/herald/pkg/keystore"
+	"github.com/herald-nats/herald/pkg/ledger"
 	"github.com/herald-nats/herald/pkg/platform"
+	"github.com/herald-nats/herald/pkg/platform/manifest"
 )
 
 // turning is what `rotate --json` says.
@@ -392,5 +398,64 @@ func TestRotateWhileCut(t *testing.T) {
 	there.asks(t, "sgp")
 	if signedBy(there) != r.To {
 		t.Error("the region issues by the former key")
+	}
+}
+
+// TestRotateCutOff: a run that ends between any two of its steps is gone on with by the next: one
+// key is made, one rotation begun, and nothing is left in the folder.
+func TestRotateCutOff(t *testing.T) {
+	account := turned(5)
+	role := account + "/service"
+	ref := must(manifest.ParseRoleRef(role))
+	newKey(t, role)
+	rotate := func(emergency bool, at int) (steps int, err error) {
+		p := must(platform.OpenApplied(shared.Dir))
+		tool := &apply.Tool{Platform: p, Log: slog.New(slog.DiscardHandler), Now: time.Now}
+		ended := make(chan struct{})
+		tool.Step = func(string) {
+			if steps++; steps == at {
+				runtime.Goexit() // what is deferred is the connections and the lock, which end with a process
+			}
+		}
+		go func() {
+			defer close(ended)
+			_, err = tool.Rotate(t.Context(), apply.Rotation{Role: ref, By: "test", Emergency: emergency})
+		}()
+		<-ended
+		return steps, err
+	}
+	for _, emergency := range []bool{false, true} {
+		for at := 1; ; at++ {
+			if os.Getenv("HERALD_LONG") == "" && at%3 != 1 {
+				continue
+			}
+			before := turns(t, role)
+			steps, _ := rotate(emergency, at)
+			whole := steps < at
+			made, _ := filepath.Glob(filepath.Join(shared.Dir, "operator", "rotating", account+".*"))
+			var to string
+			if len(made) == 1 {
+				to = must(keystore.Load(made[0], keystore.Account)).Public()
+			}
+			_, err := rotate(emergency, 0)
+			if err != nil && !errors.Is(err, ledger.ErrRotating) {
+				t.Fatalf("emergency %t, after it ended before step %d: %v", emergency, at, err)
+			}
+			r := turns(t, role)
+			if before.Role == "" && r.Role != "" && to != "" && r.To != to {
+				t.Errorf("emergency %t, after it ended before step %d: two keys were made, %s and %+v", emergency, at, to, r)
+			}
+			if r.Stage == "add" {
+				tell(t, "rotate", "undo", role) // which is quicker, if it is not too late
+			}
+			until(t, "it is over", role, func(r turning) bool { return r.Stage == "" })
+			if left, _ := filepath.Glob(filepath.Join(shared.Dir, "operator", "rotating", account+".*")); len(left) != 0 {
+				t.Errorf("in the folder: %v", left)
+			}
+			planned(t)
+			if whole {
+				break
+			}
+		}
 	}
 }
