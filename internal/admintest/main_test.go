@@ -294,14 +294,18 @@ func (p *person) refused(t testing.TB, in string, code wire.Code) {
 // adminAt is a connection in ADMIN to a region.
 func adminAt(t testing.TB, in string) *nats.Conn {
 	t.Helper()
-	u := must(shared.Up.Platform.MintFor("nscsetup.test", "ADMIN", "admin", time.Now(), time.Hour))
-	nc, err := nats.Connect(strings.Join(urls(region(in)), ","), nats.UserJWT(func() (string, error) { return u.Token, nil }, u.Key.Sign),
-		nats.CustomInboxPrefix(subject.ServiceInboxPrefix(must(ident.ParseUserKey(u.Key.Public())))))
+	nc, err := dialAdmin(in)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(nc.Close)
 	return nc
+}
+
+func dialAdmin(in string) (*nats.Conn, error) {
+	u := must(shared.Up.Platform.MintFor("nscsetup.test", "ADMIN", "admin", time.Now(), time.Hour))
+	return nats.Connect(strings.Join(urls(region(in)), ","), nats.UserJWT(func() (string, error) { return u.Token, nil }, u.Key.Sign),
+		nats.CustomInboxPrefix(subject.ServiceInboxPrefix(must(ident.ParseUserKey(u.Key.Public())))))
 }
 
 // knows waits until a registrar has heard from the records that so many users of an identity

@@ -36,6 +36,11 @@ const (
 	OpStop  = "stop"
 	OpStart = "start"
 	OpLinks = "links"
+	// OpStopIssuer and OpStartIssuer are about a region's issuer, and OpLoseDisk has the last
+	// server of a region start with an empty disk.
+	OpStopIssuer  = "stop-issuer"
+	OpStartIssuer = "start-issuer"
+	OpLoseDisk    = "lose-disk"
 )
 
 type controlAddress struct {
@@ -62,6 +67,7 @@ type Link struct {
 type Reply struct {
 	Error string `json:"error,omitempty"`
 	Links []Link `json:"links,omitempty"`
+	URL   string `json:"url,omitempty"` // of the server that lost its disk
 }
 
 const (
@@ -149,6 +155,15 @@ func (c *control) do(ctx context.Context, cmd Command) Reply {
 		err = c.up.Cluster.StopRegion(ctx, cmd.Regions[0])
 	case cmd.Op == OpStart && len(cmd.Regions) == 1:
 		err = c.up.Cluster.StartRegion(ctx, cmd.Regions[0])
+	case cmd.Op == OpStopIssuer && len(cmd.Regions) == 1:
+		err = c.up.StopIssuer(ctx, cmd.Regions[0])
+	case cmd.Op == OpStartIssuer && len(cmd.Regions) == 1:
+		err = c.up.StartIssuer(ctx, cmd.Regions[0])
+	case cmd.Op == OpLoseDisk && len(cmd.Regions) == 1:
+		var url string
+		if url, err = c.up.LoseDisk(ctx, cmd.Regions[0]); err == nil {
+			return Reply{URL: url}
+		}
 	default:
 		err = fmt.Errorf("unknown command %.20q", cmd.Op)
 	}

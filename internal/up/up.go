@@ -39,6 +39,8 @@ type Up struct {
 	Services []*service.Running
 	Took     time.Duration // from Start to ready
 	log      *slog.Logger
+	pace     time.Duration
+	mu       sync.Mutex // of Services, once it runs
 	lock     *os.File
 }
 
@@ -53,7 +55,7 @@ func Start(ctx context.Context, c Config) (*Up, error) {
 	if err != nil {
 		return nil, err
 	}
-	u := &Up{Platform: p, log: slog.New(slog.NewJSONHandler(c.Log, nil))}
+	u := &Up{Platform: p, pace: c.Pace, log: slog.New(slog.NewJSONHandler(c.Log, nil))}
 	// Two that run one folder's data would destroy it.
 	if u.lock, err = lockDir(p.Dir.Data()); err != nil {
 		return nil, err
@@ -153,7 +155,11 @@ func (u *Up) Close(ctx context.Context) error {
 		work sync.WaitGroup
 		mu   sync.Mutex
 	)
-	for _, s := range u.Services {
+	u.mu.Lock()
+	services := u.Services
+	u.Services = nil
+	u.mu.Unlock()
+	for _, s := range services {
 		work.Go(func() {
 			err := s.Drain(sctx)
 			mu.Lock()
@@ -162,7 +168,6 @@ func (u *Up) Close(ctx context.Context) error {
 		})
 	}
 	work.Wait()
-	u.Services = nil
 	if u.Cluster != nil {
 		errs = append(errs, u.Cluster.Close(ctx))
 	}

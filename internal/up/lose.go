@@ -1,0 +1,80 @@
+package up
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/herald-nats/herald/internal/service"
+	"github.com/herald-nats/herald/internal/supercluster"
+	"github.com/herald-nats/herald/pkg/ident"
+	"github.com/herald-nats/herald/pkg/platform"
+)
+
+// ErrNoServices: the platform's services are processes of their own.
+var ErrNoServices = errors.New("the services do not run here")
+
+// StopIssuer ends a region's issuer. Ending what has ended does nothing.
+func (u *Up) StopIssuer(ctx context.Context, r ident.Region) error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if len(u.Services) == 0 {
+		return ErrNoServices
+	}
+	i := u.issuer(r)
+	if i < 0 {
+		return nil
+	}
+	s := u.Services[i]
+	u.Services = slices.Delete(u.Services, i, i+1)
+	return s.Drain(ctx)
+}
+
+// StartIssuer starts a region's issuer again.
+func (u *Up) StartIssuer(ctx context.Context, r ident.Region) error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if _, ok := u.Platform.File.Region(r); !ok {
+		return fmt.Errorf("starting the issuer of %q: %w", r, supercluster.ErrUnknown)
+	}
+	if u.issuer(r) >= 0 {
+		return nil
+	}
+	c, err := service.Load(filepath.Join(u.Platform.Dir.Issuer(r), platform.ServiceFile))
+	if err != nil {
+		return err
+	}
+	c.Pace = u.pace
+	s, err := c.Start(ctx, u.log)
+	if err != nil {
+		return err
+	}
+	u.Services = append(u.Services, s)
+	return nil
+}
+
+// issuer is where a region's issuer is among the services; u.mu is held.
+func (u *Up) issuer(r ident.Region) int {
+	return slices.IndexFunc(u.Services, func(s *service.Running) bool { return s.Region == r && s.Service == service.Issuer })
+}
+
+// LoseDisk stops the last server of a region, empties its disk, and starts it. What it had
+// others of its region have, too: nothing is lost. It gives the server's URL.
+func (u *Up) LoseDisk(ctx context.Context, r ident.Region) (url string, err error) {
+	region, ok := u.Platform.File.Region(r)
+	urls := u.Cluster.URLs(r)
+	if !ok || len(urls) == 0 {
+		return "", fmt.Errorf("a server of %q: %w", r, supercluster.ErrUnknown)
+	}
+	node := region.Nodes[len(urls)-1].Name.String()
+	if err := u.Cluster.StopNode(ctx, node); err != nil {
+		return "", err
+	}
+	if err := os.RemoveAll(filepath.Join(u.Platform.Dir.Data(), r.String(), node)); err != nil {
+		return "", errors.Join(err, u.Cluster.StartNode(ctx, node))
+	}
+	return urls[len(urls)-1], u.Cluster.StartNode(ctx, node)
+}
