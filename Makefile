@@ -6,6 +6,8 @@ GOTOOL    := $(GO) tool -modfile=tools/go.mod
 FUZZTIME  ?= 20s
 BENCHTIME ?= 1s
 SOAK      ?= 10m
+# What `make chaos` runs.
+CHAOS     ?= UnderFaults|CutOff|RegionDown|TwoAtOnce|PushedOver|Drills|WhileCut|DeletedByHand|FullStreams|TestDocument
 # More arguments for `go test` and for the demo.
 TESTFLAGS ?=
 DEMOFLAGS ?=
@@ -16,7 +18,7 @@ unexport NATS_CREDS
 unexport NATS_CONTEXT
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long test-nsc nodejs check build bench soak clean
+.PHONY: help demo test test-long chaos test-nsc nodejs check build bench soak clean
 .NOTPARALLEL:
 
 help: ## list the targets
@@ -60,6 +62,11 @@ test-long: ## all tests, the long ones too, then each fuzz target for FUZZTIME (
 		if [ $$code -ne 0 ] && grep -q 'context deadline exceeded' "$$log" && ! grep -q 'Failing input' "$$log"; then code=0; fi; \
 		rm -f "$$log"; [ $$code -eq 0 ] || exit 1; \
 	done
+
+chaos: ## whole platforms under faults, for half an hour, and a report of it
+	@log=$$(mktemp); echo "make: it is written down in $$log"; \
+	HERALD_LONG=1 $(GO) test -v -count 1 -p 1 -timeout 60m $(TESTFLAGS) -run '$(CHAOS)' ./internal/faultstest ./internal/admintest >"$$log" 2>&1; code=$$?; \
+	grep -E '^(=== RUN|--- |ok|FAIL|panic)|^ +[a-z_]+_test\.go:' "$$log"; exit $$code
 
 test-nsc: ## pkg/nscstore and `nscsetup nsc` against the real nsc, whose path is in HERALD_NSC
 	$(GO) test -tags nsc -count 1 $(TESTFLAGS) ./internal/nsctest

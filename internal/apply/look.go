@@ -318,6 +318,11 @@ func (t *Tool) want(keys claims.Keys, f Force) (plan.Desired, error) {
 	if err != nil || in == nil {
 		return want, err
 	}
+	if len(in.Rotations) > 0 && !sameRegions(in.Public, t.Platform.File) {
+		// The new key is sealed to the regions that there were.
+		r := in.Rotations[0]
+		return want, fmt.Errorf("regions cannot change now: role %s/%s: %w", r.Account, r.Role, ledger.ErrRotating)
+	}
 	for _, r := range in.Rotations {
 		if a, ok := want.Document.Public.Account(r.Account); !ok || !a.HasRole(r.Role) {
 			return want, fmt.Errorf("role %s/%s goes with platform.yaml as it is: %w", r.Account, r.Role, ledger.ErrRotating)

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/nats-io/jwt/v2"
+
 	"github.com/herald-nats/herald/internal/survey"
 	"github.com/herald-nats/herald/pkg/doctor/seen"
 	"github.com/herald-nats/herald/pkg/ident"
@@ -15,9 +17,7 @@ import (
 	"github.com/herald-nats/herald/pkg/ledger/jetstream"
 	"github.com/herald-nats/herald/pkg/platform"
 	"github.com/herald-nats/herald/pkg/platform/manifest"
-	"github.com/herald-nats/herald/pkg/policy"
 	"github.com/herald-nats/herald/pkg/registrar"
-	"github.com/herald-nats/herald/pkg/trust"
 )
 
 // Rotation is a role key that is to be replaced.
@@ -26,6 +26,9 @@ type Rotation struct {
 	By, Why string
 	// Emergency replaces it at once: whoever has a credential by the former key is cut off.
 	Emergency bool
+	// Without are regions to whose issuers the new key is not handed, because theirs was stolen
+	// and could open it.
+	Without []ident.Region
 }
 
 // Rotated is what became of it.
@@ -49,45 +52,54 @@ var (
 )
 
 // Rotate begins to replace a role's key: home's registrars do the rest, also when this machine
-// is off. Run again after it was cut off, it goes on with the key that it had made.
+// is off. Run again after it was cut off, it begins anew, with another key, or ends the emergency
+// that was begun.
 func (t *Tool) Rotate(ctx context.Context, o Rotation) (*Rotated, error) {
 	out := &Rotated{}
-	keep, err := t.mayRotate(o)
-	if err != nil {
-		return nil, err
-	}
-	err = t.rotating(ctx, out, func(s *session, force Force) error {
-		t.step("make the key")
-		fresh, err := t.Platform.TurningKey(o.Role)
-		if err != nil {
-			return err
-		}
-		to, err := ident.ParseAccountKey(fresh.Public())
-		if err != nil {
-			return err
-		}
+	err := t.rotating(ctx, out, func(s *session, force Force) error {
 		d := force.State.Document
-		if a, ok := d.Public.Account(o.Role.Account); ok {
-			for _, r := range a.Roles {
-				i, have := d.Rotation(a.Name, r.Name)
-				if r.Name == o.Role.Role && r.Key == to && (i < 0 || o.Emergency && have.Stage == ledger.StageDrop) {
-					out.Again, out.Rotation = true, have
-					return s.enforce(ctx, o, out)
-				}
-			}
+		r, err := t.mayRotate(o, d)
+		if err != nil {
+			return err
 		}
-		sealed, err := t.Platform.SealRoleKey(o.Role, fresh)
+		t.step("make the key")
+		i, have := d.Rotation(o.Role.Account, o.Role.Role)
+		fresh, err := t.Platform.TurningKey(o.Role, func(public string) bool {
+			// One by which an emergency was begun ends it. Any other that the platform knows may be
+			// in the hands of whoever the emergency is for.
+			return !known(d, o.Role, public) || o.Emergency && i >= 0 && have.Emergency && have.To.String() == public
+		})
+		if err != nil {
+			return err
+		}
+		if r.To, err = ident.ParseAccountKey(fresh.Public()); err != nil {
+			return err
+		}
+		if _, granted := d.Role(o.Role.Account, o.Role.Role); !granted {
+			// Nobody issues by it: it goes from the account alone.
+			out.Rotation = r
+			out.Stage = ledger.StageDrop
+			return s.enforce(ctx, o, out)
+		}
+		next, err := d.Begin(r, o.Emergency, t.Now()) // before anything is handed out
+		if err != nil {
+			return err
+		}
+		if next == d {
+			out.Again, out.Rotation = true, have
+			return s.enforce(ctx, o, out)
+		}
+		sealed, err := t.Platform.SealRoleKey(o.Role, fresh, o.Without)
 		if err != nil {
 			return err
 		}
 		t.step("hand the key to issuers")
 		if err := s.until(ctx, func(ctx context.Context) error {
-			_, err := s.decider.PutRoleKey(ctx, to, sealed, t.Now())
+			_, err := s.decider.PutRoleKey(ctx, r.To, sealed, t.Now())
 			return err
 		}); err != nil {
 			return err
 		}
-		r := ledger.Rotation{Account: o.Role.Account, Role: o.Role.Role, To: to, Keep: keep, By: o.By, Why: o.Why}
 		t.step("write the platform document")
 		err = s.change(ctx, func(was *ledger.Document) (*ledger.Document, error) { return was.Begin(r, o.Emergency, t.Now()) }, out, o.Role)
 		if err != nil {
@@ -96,6 +108,13 @@ func (t *Tool) Rotate(ctx context.Context, o Rotation) (*Rotated, error) {
 		return s.enforce(ctx, o, out)
 	})
 	return out, err
+}
+
+// known tells whether a role has a key, or had it in a rotation that is not over.
+func known(d *ledger.Document, ref manifest.RoleRef, public string) bool {
+	role, ok := d.Role(ref.Account, ref.Role)
+	i, r := d.Rotation(ref.Account, ref.Role)
+	return ok && role.Has(public) || i >= 0 && (r.From.String() == public || r.To.String() == public)
 }
 
 // Undo takes a rotation back.
@@ -136,50 +155,73 @@ func (t *Tool) Rotations(ctx context.Context) ([]ledger.Rotation, error) {
 	return force.State.Document.Rotations, nil
 }
 
-// Cut are the connections that an emergency closes: those by a credential of the role's key.
+// Cut are the connections that an emergency closes: those by a credential of the role's keys, as
+// they are in force now.
 func (t *Tool) Cut(ctx context.Context, ref manifest.RoleRef) ([]seen.Connection, error) {
-	a, ok := t.Platform.Document.Account(ref.Account)
+	force, err := t.Look(ctx)
+	if err != nil {
+		return nil, err
+	}
+	in, ok := force.State.Accounts[ref.Account.String()]
 	if !ok {
-		return nil, fmt.Errorf("role %s: %w", ref, ErrUngranted)
+		return nil, fmt.Errorf("role %s: %w", ref, platform.ErrNoRole)
+	}
+	claims, err := in.Claims()
+	if err != nil {
+		return nil, err
+	}
+	account, err := ident.ParseAccountKey(claims.Subject)
+	if err != nil {
+		return nil, err
 	}
 	nc, err := t.Dial(ctx, platform.System, platform.RoleSetup)
 	if err != nil {
 		return nil, err
 	}
 	defer nc.Close()
-	all, err := survey.Connections(ctx, nc, []ident.AccountKey{a.Key}, 0, 0)
+	all, err := survey.Connections(ctx, nc, []ident.AccountKey{account}, 0, 0)
 	if err != nil {
 		return nil, err
 	}
 	return slices.DeleteFunc(all, func(c seen.Connection) bool {
-		return !slices.ContainsFunc(a.Roles, func(r trust.Role) bool { return r.Name == ref.Role && r.Has(c.Issuer) })
+		u, ok := claims.SigningKeys[c.Issuer].(*jwt.UserScope)
+		return !ok || u.Role != ref.Role.String()
 	}), nil
 }
 
-// mayRotate refuses what cannot be done, and says until when static users of a role have
-// credentials, in seconds since 1970.
-func (t *Tool) mayRotate(o Rotation) (keep int64, err error) {
+// mayRotate refuses what cannot be done, and gives what a rotation has to know: until when static
+// users of the role have credentials, and how long those of others live.
+func (t *Tool) mayRotate(o Rotation, d *ledger.Document) (ledger.Rotation, error) {
+	r := ledger.Rotation{Account: o.Role.Account, Role: o.Role.Role, By: o.By, Why: o.Why}
 	switch o.Role.Account.String() {
 	case platform.System, platform.Ledger, platform.Readers, platform.Auth, platform.Guest, platform.Door:
-		return 0, fmt.Errorf("role %s: %w", o.Role, ErrServices)
+		return r, fmt.Errorf("role %s: %w", o.Role, ErrServices)
 	}
-	granted := slices.ContainsFunc(t.Platform.Full.Policy.Offers, func(p policy.Offer) bool { return p.Account == o.Role.Account && p.Role == o.Role.Role })
-	if !granted {
-		return 0, fmt.Errorf("role %s: %w", o.Role, ErrUngranted)
+	granted := false
+	for _, p := range d.Policy.Offers {
+		if p.Account == o.Role.Account && p.Role == o.Role.Role {
+			granted, r.Longest = true, max(r.Longest, int64(p.Longest.Duration()/time.Second))
+		}
+	}
+	if _, there := d.Role(o.Role.Account, o.Role.Role); !granted && (!o.Emergency || there) {
+		return r, fmt.Errorf("role %s: %w", o.Role, ErrUngranted)
+	}
+	if err := t.Platform.HasRoleKey(o.Role); err != nil {
+		return r, err
 	}
 	users, err := platform.StaticUsers{Platform: t.Platform}.All()
 	if err != nil {
-		return 0, err
+		return r, err
 	}
 	for _, u := range users {
 		if u.Of() != o.Role {
 			continue
 		}
 		for _, i := range u.Issued {
-			keep = max(keep, i.Expires)
+			r.Keep = max(r.Keep, i.Expires)
 		}
 	}
-	return keep, nil
+	return r, nil
 }
 
 // rotating holds the folder, looks at what is in force, does something, and brings the folder
@@ -216,6 +258,10 @@ func (t *Tool) rotating(ctx context.Context, out *Rotated, do func(*session, For
 	if force.State.Document == nil {
 		return fmt.Errorf("the platform document: %w", ledger.ErrNotFound)
 	}
+	// What an earlier rotation left in the folder belongs to that one.
+	if err := s.follow(force); err != nil {
+		return err
+	}
 	if err := do(s, force); err != nil {
 		return err
 	}
@@ -223,15 +269,20 @@ func (t *Tool) rotating(ctx context.Context, out *Rotated, do func(*session, For
 	if force, err = s.lookUntil(ctx); err != nil {
 		return err
 	}
+	return s.follow(force)
+}
+
+// follow brings the folder after what is in force.
+func (s *session) follow(force Force) error {
 	base, err := s.doing(force)
 	if err != nil {
 		return err
 	}
-	t.step("write the folder")
-	if err := t.Platform.SaveBase(base); err != nil {
+	s.step("write the folder")
+	if err := s.Platform.SaveBase(base); err != nil {
 		return err
 	}
-	return t.Platform.Use(force.document.Token, slices.Collect(maps.Values(force.tokens)), t.Now())
+	return s.Platform.Use(force.document.Token, slices.Collect(maps.Values(force.tokens)), s.Now())
 }
 
 // change puts a platform document, and notes what it says of a role's rotation.

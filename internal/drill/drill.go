@@ -287,7 +287,8 @@ func (d *drill) before(ctx context.Context) error {
 			}
 		}
 	}
-	// Its own registrar answers in every region: after a loss it takes seconds until it is back.
+	// Its own registrar answers in every region, and knows from the records who has what: after a
+	// loss it takes seconds until it is back.
 	for _, r := range d.regions {
 		if err := d.eventually(ctx, func() error { return d.answers(ctx, r) }); err != nil {
 			return fmt.Errorf("%w: the registrar of %s: %w", ErrNotWhole, r, err)
@@ -306,18 +307,26 @@ func (d *drill) before(ctx context.Context) error {
 
 // answers asks a region for a registrar's word, and sees that it is that region's.
 func (d *drill) answers(ctx context.Context, r ident.Region) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Duration(d.Slower)*tryWait)
+	ctx, cancel := context.WithTimeout(ctx, backWait)
 	defer cancel()
 	nc, err := d.Admin(ctx, r)
 	if err != nil {
 		return err
 	}
 	defer nc.Close()
-	said, err := client.Administer(ctx, d.Public.Operator, nc, wire.VerbReceipt, wire.AdminRequest{Identity: ident.OpenIdentity(d.people[r].user)})
-	if err == nil && said.Word.Region != r.String() {
-		err = fmt.Errorf("the registrar of %s answers instead", said.Word.Region)
+	for _, p := range append(slices.Clone(d.victims), d.all()...) {
+		said, err := client.Administer(ctx, d.Public.Operator, nc, wire.VerbReceipt, wire.AdminRequest{Identity: ident.OpenIdentity(p.user)})
+		if err == nil && said.Word.Region != r.String() {
+			err = fmt.Errorf("the registrar of %s answers instead", said.Word.Region)
+		}
+		if err == nil && (len(said.Standing) != 1 || said.Standing[0].Users == 0) {
+			err = fmt.Errorf("it has not read the records of %s", p.in)
+		}
+		if err != nil {
+			return err
+		}
 	}
-	return err
+	return nil
 }
 
 func (d *drill) all() []*person {
@@ -455,6 +464,8 @@ func (d *drill) revokes(ctx context.Context, at ident.Region, p *person) {
 		f.Saw = reason(err)
 	case went.IsZero():
 		f.Saw = "in"
+	case went.Before(began):
+		f.Saw = "out before it was asked"
 	default:
 		f.Took = went.Sub(began)
 		f.Saw, f.OK = fmt.Sprintf("out %s after it was asked", f.Took.Round(time.Millisecond)), f.Took <= time.Duration(d.Slower)*deniesWithin

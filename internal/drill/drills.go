@@ -263,8 +263,12 @@ func (d *drill) restore(ctx context.Context) error {
 	}
 	d.revokes(ctx, d.Region, v)
 	d.tell("stop a server, and start it with an empty disk")
+	start := d.undo(func(ctx context.Context) error { return d.Machine.StartRegion(ctx, d.Region) }) // whatever of it does not run
 	url, err := d.Machine.LoseDisk(ctx, d.Region)
 	if err != nil {
+		return err
+	}
+	if err := start(ctx); err != nil {
 		return err
 	}
 	back := time.Now()

@@ -193,12 +193,15 @@ func TestSystemRights(t *testing.T) {
 		platform.RoleSetup: append(slices.Clone(both), ping+".VARZ", ping+".CONNZ", ping+".ROUTEZ", ping+".GATEWAYZ", ping+".JSZ",
 			ping+".ACCOUNTZ", ping+".HEALTHZ", ping+".STATSZ"),
 	}
-	wantSub := []string{"$SYS.SERVER.*.STATSZ", "_INBOX.svc.{{subject()}}.>"}
+	wantSub := map[string][]string{
+		platform.RoleRegistrar: {"$SYS.SERVER.*.STATSZ", "$SYS.REQ.CLAIMS.UPDATE", "_INBOX.svc.{{subject()}}.>"},
+		platform.RoleSetup:     {"$SYS.SERVER.*.STATSZ", "_INBOX.svc.{{subject()}}.>"},
+	}
 	for _, s := range all {
 		if got := slices.Sorted(slices.Values(s.Template.Pub.Allow)); !slices.Equal(got, slices.Sorted(slices.Values(wantPub[s.Role]))) {
 			t.Errorf("%s publishes %v", s.Role, got)
 		}
-		if got := slices.Sorted(slices.Values(s.Template.Sub.Allow)); !slices.Equal(got, slices.Sorted(slices.Values(wantSub))) {
+		if got := slices.Sorted(slices.Values(s.Template.Sub.Allow)); !slices.Equal(got, slices.Sorted(slices.Values(wantSub[s.Role]))) {
 			t.Errorf("%s subscribes %v", s.Role, got)
 		}
 	}

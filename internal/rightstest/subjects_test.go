@@ -189,7 +189,7 @@ func TestForbidden(t *testing.T) {
 		{
 			// 46: exactly the list, which TestSystemRights holds.
 			user: sys,
-			can:  []string{"$SYS.SERVER.*.STATSZ", "_INBOX.svc." + sys.key.Public() + ".>"},
+			can:  []string{"$SYS.SERVER.*.STATSZ", "$SYS.REQ.CLAIMS.UPDATE", "_INBOX.svc." + sys.key.Public() + ".>"},
 			cans: []string{"$SYS.REQ.SERVER.PING"},
 			sub: []string{
 				"ledger.ams.>", "records.>", "$SYS.SERVER.>", "$SYS.SERVER.*.SHUTDOWN", "$SYS.SERVER.ACCOUNT.>", "$SYS.ACCOUNT.*.DISCONNECT",

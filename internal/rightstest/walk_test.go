@@ -639,7 +639,9 @@ func (h held) late(m kept, who ident.UserKey) bool {
 // of life: issuers record what is asked of them, refusals too, and registrars what they state.
 func recordOf(m kept, who ident.UserKey) bool {
 	b, err := audit.Open(m.subject, m.data)
-	return err == nil && ofOurs(b) && (len(b.Content) == 0 || slices.ContainsFunc(b.Content, func(r audit.Record) bool { return r.User == who || r.What == audit.Refuse || r.What == audit.Change }))
+	return err == nil && ofOurs(b) && (len(b.Content) == 0 || slices.ContainsFunc(b.Content, func(r audit.Record) bool {
+		return r.User == who || r.What == audit.Refuse || r.What == audit.Change || r.What == audit.Use
+	}))
 }
 
 // ofOurs tells whether a service that runs wrote a block.

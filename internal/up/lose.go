@@ -73,8 +73,16 @@ func (u *Up) LoseDisk(ctx context.Context, r ident.Region) (url string, err erro
 	if err := u.Cluster.StopNode(ctx, node); err != nil {
 		return "", err
 	}
-	if err := os.RemoveAll(filepath.Join(u.Platform.Dir.Data(), r.String(), node)); err != nil {
-		return "", errors.Join(err, u.Cluster.StartNode(ctx, node))
-	}
-	return urls[len(urls)-1], u.Cluster.StartNode(ctx, node)
+	err = os.RemoveAll(filepath.Join(u.Platform.Dir.Data(), r.String(), node))
+	// It starts again whoever asked for it has gone away meanwhile.
+	sctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), controlWait)
+	defer cancel()
+	return urls[len(urls)-1], errors.Join(err, u.Cluster.StartNode(sctx, node))
+}
+
+// Running are the services that run now.
+func (u *Up) Running() []*service.Running {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return slices.Clone(u.Services)
 }

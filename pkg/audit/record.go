@@ -12,6 +12,7 @@ package audit
 import (
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"time"
 
@@ -146,7 +147,10 @@ func (r Record) Time() time.Time { return time.UnixMilli(r.At) }
 func (r Record) Granted() bool { return r.What == Issue || r.What == Renew }
 
 // Life is how long the credential lives.
-func (r Record) Life() time.Duration { return time.Duration(r.Expires-r.Issued) * time.Second }
+func (r Record) Life() time.Duration {
+	const most = math.MaxInt64 / int64(time.Second)
+	return time.Duration(min(r.Expires-r.Issued, most)) * time.Second
+}
 
 // encode gives the record as a line.
 func (r Record) encode() ([]byte, error) {

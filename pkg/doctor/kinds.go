@@ -302,7 +302,7 @@ func trustKinds() []Kind {
 		{
 			"account-foreign",
 			"Servers store what they are sent, whoever signed it, and then refuse all users of the account.",
-			"Find out who pushed it: it takes a user of SYS. Registrars push the right one again when they look at all accounts, about once a minute; 'nscsetup apply' does it at once.",
+			"Find out who pushed it: it takes a user of SYS. Registrars hear of it and push the right one within seconds, and look at all accounts about once a minute besides.",
 		},
 		{
 			"account-conflict",

@@ -28,9 +28,14 @@ type Rotation struct {
 	Version uint64 `json:"version"`
 	// Keep is until when From stays at least, in seconds since 1970: users that were made by hand
 	// are in no record.
-	Keep int64  `json:"keep,omitempty"`
-	By   string `json:"by,omitempty"`
-	Why  string `json:"why,omitempty"`
+	Keep int64 `json:"keep,omitempty"`
+	// Longest is how long credentials by From may live at most, in seconds: policy may have become
+	// shorter since they were issued.
+	Longest int64 `json:"longest,omitempty"`
+	// Emergency: From went at once.
+	Emergency bool   `json:"emergency,omitempty"`
+	By        string `json:"by,omitempty"`
+	Why       string `json:"why,omitempty"`
 }
 
 // Stage is how far a rotation is.
@@ -110,6 +115,12 @@ func (d *Document) Rotation(account, role ident.Label) (int, Rotation) {
 	return -1, Rotation{}
 }
 
+// Role finds a role that the document names.
+func (d *Document) Role(account, role ident.Label) (trust.Role, bool) {
+	_, r, ok := d.role(account, role)
+	return r, ok
+}
+
 func (d *Document) role(account, role ident.Label) (trust.Account, trust.Role, bool) {
 	a, _ := d.Public.Account(account)
 	for _, r := range a.Roles {
@@ -161,11 +172,14 @@ func (d *Document) Begin(r Rotation, drop bool, now time.Time) (*Document, error
 		return nil, fmt.Errorf("role %s/%s: %w", r.Account, r.Role, ErrNotFound)
 	}
 	r.From, r.Stage, r.At = role.Key, StageAdd, now.Unix()
+	if drop && i >= 0 && have.Emergency && have.To == r.To {
+		return d, nil // it was done
+	}
+	if role.Has(r.To.String()) {
+		return nil, fmt.Errorf("role %s/%s has that key already: %w", r.Account, r.Role, ErrDamaged)
+	}
 	if drop {
-		r.Stage = StageDrop
-		if i >= 0 && have.Stage == StageDrop && have.To == r.To {
-			return d, nil // it was done
-		}
+		r.Stage, r.Emergency = StageDrop, true
 		return d.turned(r.Account, r.Role, &r, now, func(t *trust.Role) {
 			t.Key, t.Next, t.Former = r.To, ident.AccountKey{}, ident.AccountKey{}
 		}), nil

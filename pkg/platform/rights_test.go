@@ -70,7 +70,7 @@ func golden() map[string]rights {
 				"$SYS.REQ.CLAIMS.UPDATE", "$SYS.REQ.ACCOUNT.*.CLAIMS.LOOKUP", "$SYS.REQ.SERVER.PING", "$SYS.REQ.SERVER.*.ACCOUNTZ",
 				"$SYS.REQ.SERVER.*.KICK",
 			},
-			[]string{"$SYS.SERVER.*.STATSZ", i},
+			[]string{"$SYS.SERVER.*.STATSZ", "$SYS.REQ.CLAIMS.UPDATE", i},
 			false,
 		},
 	}

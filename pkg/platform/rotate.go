@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/herald-nats/herald/pkg/ident"
@@ -19,12 +20,22 @@ func (d Dir) turning(ref manifest.RoleRef) string {
 	return filepath.Join(d.Operator(), "rotating", ref.Account.String()+"."+ref.Role.String()+".nk")
 }
 
-// TurningKey is the key that is to replace a role's. It is on the disk before it is used, and
-// made once: a run that was killed goes on with the one that it had made.
-func (p *Platform) TurningKey(ref manifest.RoleRef) (*keystore.Key, error) {
+// TurningKey is the key that is to replace a role's. It is on the disk before it is used; a run
+// that was cut off goes on with the one that it had made, if use says so of its public key. Any other
+// that is there is put aside.
+func (p *Platform) TurningKey(ref manifest.RoleRef, use func(public string) bool) (*keystore.Key, error) {
 	path := p.Dir.turning(ref)
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, fmt.Errorf("a key for role %s: %w", ref, err)
+	}
+	have, err := keystore.Load(path, keystore.Account)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("a key for role %s: %w", ref, err)
+	}
+	if err == nil && !use(have.Public()) {
+		if err := errors.Join(p.setAside(ref.Account.String()+"."+ref.Role.String(), have), os.Remove(path)); err != nil {
+			return nil, fmt.Errorf("a key for role %s: %w", ref, err)
+		}
 	}
 	key, err := keystore.LoadOrCreate(path, keystore.Account)
 	if err != nil {
@@ -33,8 +44,35 @@ func (p *Platform) TurningKey(ref manifest.RoleRef) (*keystore.Key, error) {
 	return key, nil
 }
 
-// SealRoleKey seals a role's key to the region keys of the platform.
-func (p *Platform) SealRoleKey(ref manifest.RoleRef, key *keystore.Key) (ledger.RoleKey, error) {
+// HasRoleKey refuses where the key of a role that is in force is not in this folder: what
+// replaces it would be in another than the one whose it is.
+func (p *Platform) HasRoleKey(ref manifest.RoleRef) error {
+	h, _ := p.Account(ref.Account.String())
+	want, ok := h.Roles[ref.Role.String()]
+	if !ok {
+		return p.absent(ref)
+	}
+	have, err := keystore.Load(p.Dir.roleKey(ref.Account.String(), ref.Role.String()), keystore.Account)
+	if err != nil {
+		return fmt.Errorf("the key of role %s is to be replaced in the folder that has it: %w", ref, err)
+	}
+	if have.Public() != want.String() {
+		return fmt.Errorf("role %s has the key %s in force, and %s in %s: %w", ref, want, have.Public(), p.Dir.Operator(), ErrNotPlatform)
+	}
+	return nil
+}
+
+// ErrTurning: the key of a role is being replaced.
+var ErrTurning = errors.New("its key is being replaced")
+
+// isTurning tells whether the key of a role is being replaced, as far as this folder knows.
+func (p *Platform) isTurning(ref manifest.RoleRef) bool {
+	_, err := os.Stat(p.Dir.turning(ref))
+	return err == nil
+}
+
+// SealRoleKey seals a role's key to the region keys of the platform, but for some regions.
+func (p *Platform) SealRoleKey(ref manifest.RoleRef, key *keystore.Key, without []ident.Region) (ledger.RoleKey, error) {
 	out := ledger.RoleKey{Account: ref.Account, Role: ref.Role, Sealed: map[string][]byte{}}
 	by, err := keystore.Generate(keystore.Curve)
 	if err != nil {
@@ -48,6 +86,9 @@ func (p *Platform) SealRoleKey(ref manifest.RoleRef, key *keystore.Key) (ledger.
 		return out, err
 	}
 	for _, r := range p.Document.Regions {
+		if slices.Contains(without, r.Name) {
+			continue
+		}
 		if out.Sealed[r.Name.String()], err = by.Pair().Seal(seed, r.SealKey.String()); err != nil {
 			return out, fmt.Errorf("sealing the key of role %s to region %s: %w", ref, r.Name, err)
 		}
@@ -67,7 +108,10 @@ func (p *Platform) turned() error {
 	}
 	for _, name := range names {
 		account, role, _ := strings.Cut(name, ".")
-		ref := manifest.RoleRef{Account: label(account), Role: label(role)}
+		ref, err := manifest.ParseRoleRef(account + "/" + role)
+		if err != nil {
+			return fmt.Errorf("operator/rotating/%s.nk is no role's key: %w", name, ErrNotPlatform)
+		}
 		if err := p.turn(ref, name); err != nil {
 			return fmt.Errorf("the key of role %s: %w", ref, err)
 		}
@@ -86,31 +130,31 @@ func (p *Platform) turn(ref manifest.RoleRef, name string) error {
 	if err != nil {
 		return err
 	}
-	a, _ := p.Document.Account(ref.Account)
-	for _, r := range a.Roles {
-		if r.Name != ref.Role || r.Key.String() == have.Public() {
-			continue
-		}
+	// Of two keys it is the one that the document says is in use.
+	h, _ := p.Account(ref.Account.String())
+	if key, ok := h.Roles[ref.Role.String()]; ok && key.String() != have.Public() {
 		use := fresh
-		if r.Key.String() != fresh.Public() {
-			aside := filepath.Join(p.Dir.Operator(), "retired", name+"."+r.Key.String()+".nk")
-			if use, err = keystore.Load(aside, keystore.Account); errors.Is(err, fs.ErrNotExist) {
-				continue // another folder's doing
-			} else if err != nil {
+		if key.String() != fresh.Public() {
+			aside := filepath.Join(p.Dir.Operator(), "retired", name+"."+key.String()+".nk")
+			use, err = keystore.Load(aside, keystore.Account)
+		}
+		switch {
+		case errors.Is(err, fs.ErrNotExist): // another folder's doing, which has it
+		case err != nil:
+			return err
+		default:
+			if err := p.setAside(name, have); err != nil {
 				return err
 			}
+			seed, err := use.Seed()
+			if err != nil {
+				return err
+			}
+			if err := keystore.ReplaceSecret(path, append(seed, '\n')); err != nil {
+				return err
+			}
+			have = use
 		}
-		if err := p.setAside(name, have); err != nil {
-			return err
-		}
-		seed, err := use.Seed()
-		if err != nil {
-			return err
-		}
-		if err := keystore.ReplaceSecret(path, append(seed, '\n')); err != nil {
-			return err
-		}
-		have = use
 	}
 	if i, _ := p.Full.Rotation(ref.Account, ref.Role); i >= 0 {
 		return nil

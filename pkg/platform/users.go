@@ -328,6 +328,10 @@ func (p *Platform) staticRole(ref manifest.RoleRef) (staticRole, error) {
 	if err := reserved(ref); err != nil {
 		return r, err
 	}
+	if p.isTurning(ref) {
+		// What is made now is in nobody's records, and the key that it is made by may go.
+		return r, fmt.Errorf("%s: %w", ref, ErrTurning)
+	}
 	account, scope, err := p.RoleInForce(ref)
 	if err != nil {
 		return r, err

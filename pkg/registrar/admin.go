@@ -46,8 +46,8 @@ type Admin struct {
 	// Open is how many connections of an identity by auth callout are to be closed still.
 	Open    func(ident.Identity) int
 	Signing *keystore.Key // the operator signing key
-	// Rotations says how role keys stand that are being replaced.
-	Rotations func(context.Context) []Turning
+	// Rotations says how role keys of an account stand that are being replaced.
+	Rotations func(context.Context, ident.Label) []Turning
 	// Refused records what nobody was granted.
 	Refused func(audit.Record)
 	Log     *slog.Logger
@@ -184,10 +184,7 @@ func (a *Admin) rotations(ctx context.Context, o order) (wire.AdminAnswer, error
 	}
 	ctx, cancel := context.WithTimeout(ctx, confirmWait)
 	defer cancel()
-	for _, t := range a.Rotations(ctx) {
-		if t.Account != o.Account {
-			continue
-		}
+	for _, t := range a.Rotations(ctx, o.Account) {
 		r := wire.Rotation{Role: t.Role, Stage: string(t.Stage), From: t.From.String(), To: t.To.String(), Waiting: t.Waiting}
 		if !t.Until.IsZero() {
 			r.Until = t.Until.Unix()

@@ -12,7 +12,7 @@ import (
 )
 
 // ChangeOf makes a record of an entry that was decided or stated, by what is behind door. It
-// says in words what the entry says; there is no secret in the ledger.
+// says in words what the entry says, and nothing that is sealed.
 func ChangeOf(e ledger.Entry, door string, now time.Time) audit.Record {
 	r := audit.Record{What: audit.Change, At: now.UnixMilli(), Door: door, Key: e.Key.String(), Version: e.Version}
 	_, id, _ := strings.Cut(r.Key, ".")
@@ -21,6 +21,9 @@ func ChangeOf(e ledger.Entry, door string, now time.Time) audit.Record {
 	case *ledger.Document:
 		why = "platform document " + b.Public.Version.String()
 		for _, r := range b.Rotations {
+			if r.Version != e.Version {
+				continue // it entered its stage by an earlier document
+			}
 			why += fmt.Sprintf("; the key of role %s/%s: %s (by %s) %s", r.Account, r.Role, r.Stage, r.By, r.Why)
 		}
 	case ledger.RoleKey:

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/ledger"
 )
 
@@ -44,3 +45,10 @@ func Stored(servers []Server, data []byte) (server int, refusal string) {
 
 // Step takes a rotation's next step.
 func (r *Rotor) Step(ctx context.Context, rot ledger.Rotation) error { return r.step(ctx, rot) }
+
+// Kept is how many chains are known, and how many documents by which a role was issued.
+func (w *Writers) Kept(account ident.AccountKey, role ident.Label) (chains, ranks int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.chains), len(w.ends[roleOf{account, role}]) + len(w.lost)
+}

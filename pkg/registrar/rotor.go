@@ -98,11 +98,14 @@ func (r *Rotor) say(rot ledger.Rotation, what string, level slog.Level, msg stri
 	r.Log.Log(context.Background(), level, msg, append([]any{"role", key, "stage", string(rot.Stage)}, args...)...)
 }
 
-// Look says how all rotations stand.
-func (r *Rotor) Look(ctx context.Context) []Turning {
+// Look says how the rotations of an account stand.
+func (r *Rotor) Look(ctx context.Context, account ident.Label) []Turning {
 	d := r.Document()
 	var all []Turning
 	for _, rot := range d.Rotations {
+		if rot.Account != account {
+			continue
+		}
 		t, err := r.look(ctx, d, rot)
 		if err != nil {
 			t.Waiting = append(t.Waiting, err.Error())
@@ -115,6 +118,9 @@ func (r *Rotor) Look(ctx context.Context) []Turning {
 // step takes a rotation's next step, if there is one that can be taken.
 func (r *Rotor) step(ctx context.Context, rot ledger.Rotation) error {
 	d := r.Document()
+	if i, have := d.Rotation(rot.Account, rot.Role); i < 0 || have != rot {
+		return nil // it has gone on since it was looked up: nothing of an older stage is done by a newer document
+	}
 	if err := r.rebase(ctx, d, rot); err != nil {
 		return err
 	}
@@ -191,7 +197,7 @@ func (r *Rotor) issuers(t *Turning, d *ledger.Document, account ident.AccountKey
 
 // longest is how long credentials of a role may live.
 func longest(d *ledger.Document, rot ledger.Rotation) time.Duration {
-	var all time.Duration
+	all := time.Duration(rot.Longest) * time.Second
 	for _, o := range d.Policy.Offers {
 		if o.Account == rot.Account && o.Role == rot.Role {
 			all = max(all, o.Longest.Duration())

@@ -55,6 +55,7 @@ type modelRotor struct {
 	*registrar.Rotor
 	known *ledger.Projection
 	read  time.Time
+	late  []ledger.Rotation // as it saw them a while ago
 }
 
 type modelCredential struct {
@@ -242,8 +243,10 @@ func (w *turningWorld) holds() {
 	}
 }
 
-func (w *turningWorld) step(r *modelRotor) {
-	for _, rot := range r.Document().Rotations {
+func (w *turningWorld) step(r *modelRotor) { w.steps(r, r.Document().Rotations) }
+
+func (w *turningWorld) steps(r *modelRotor, all []ledger.Rotation) {
+	for _, rot := range all {
 		if err := r.Step(context.Background(), rot); err != nil && !errors.Is(err, ledger.ErrUnavailable) && !errors.Is(err, ledger.ErrConflict) &&
 			!errors.Is(err, ledger.ErrOld) && !errors.Is(err, ledger.ErrLost) {
 			w.t.Fatal(err)
@@ -303,8 +306,10 @@ func TestRotorKeepsWhoHasACredential(t *testing.T) {
 			case 7, 8:
 				w.reads()
 			case 9:
+				r.late = r.Document().Rotations
 				w.learns(r)
-			case 10:
+			case 10: // one that looked a while ago
+				w.steps(r, r.late)
 				w.step(r)
 			case 11, 12: // a while in which nothing fails but what has failed before
 				for range 3 {
@@ -457,16 +462,61 @@ func TestWriters(t *testing.T) {
 	// Silent while the other of its region is heard: it is dead, and what it may have issued ends.
 	c := &modelIssuer{region: b.region, writer: a.writer, chain: 7}
 	w.issuers = append(w.issuers, c)
-	w.p.Advance(10 * time.Minute)
+	w.p.Advance(15 * time.Minute)
 	w.writes(c, audit.Record{What: audit.Use, At: 1, Version: second})
 	w.reads()
 	if until, waiting := by(); waiting != "" || !until.Equal(first.Add(audit.HeadEvery+time.Hour)) {
 		t.Errorf("%s %s", until, waiting)
 	}
 	// One that ended in order said all that it had to.
-	b.queue = append(b.queue, audit.Block{Head: audit.Head{Region: b.region, Writer: b.writer, Chain: "chain0", N: 9, At: w.p.Now().UnixMilli(), End: true}})
+	b.queue = append(b.queue, audit.Block{Head: audit.Head{Region: b.region, Writer: b.writer, Chain: "chain0", N: b.n + 1, At: w.p.Now().UnixMilli(), End: true}})
 	w.reads()
 	if until, waiting := by(); waiting != "" || !until.Equal(first.Add(modelLife)) {
 		t.Errorf("%s %s", until, waiting)
+	}
+	// Where records may be lost, what was issued then is waited for; what is dated ahead is not
+	// believed, and neither is what lives for ever.
+	now := w.p.Now()
+	lost := audit.Head{Region: a.region, Writer: b.writer, Chain: "another", N: 4, At: now.UnixMilli()}
+	role := ledgertest.Label(t, "member")
+	w.rotors[0].Writers.Took(audit.Block{Head: lost, Content: []audit.Record{
+		{What: audit.Issue, At: 1, Account: w.account, Role: role, Issued: now.Add(time.Hour).Unix(), Expires: now.Add(2 * time.Hour).Unix()},
+		{What: audit.Issue, At: 1, Account: w.account, Role: role, Issued: 1, Expires: 1 << 62},
+		{What: audit.Use, At: 1, Version: second - 1},
+	}}, now)
+	if until, _ := by(); !until.Equal(first.Add(modelLife)) {
+		t.Errorf("%s", until)
+	}
+	lost.N = 6
+	w.rotors[0].Writers.Took(audit.Block{Head: lost}, now)
+	if until, _ := by(); until.Unix() != now.Add(time.Hour).Unix() {
+		t.Errorf("a gap: %s", until)
+	}
+	w.p.Advance(time.Minute)
+	lost.N, lost.At, lost.Dropped = 7, w.p.Now().UnixMilli(), 3
+	w.rotors[0].Writers.Took(audit.Block{Head: lost}, w.p.Now())
+	if until, _ := by(); until.Unix() != w.p.Now().Add(time.Hour).Unix() {
+		t.Errorf("records that were given up: %s", until)
+	}
+}
+
+// TestWritersAreBounded: whatever a stolen issuer writes, what is kept of it is bounded, and nobody
+// is forgotten for it.
+func TestWritersAreBounded(t *testing.T) {
+	w := newTurningWorld(t, 1)
+	known := w.rotors[0].Writers
+	role, now := ledgertest.Label(t, "member"), w.p.Now()
+	i := w.issuers[0]
+	record := audit.Record{What: audit.Issue, At: 1, Account: w.account, Role: role, Issued: now.Unix(), Expires: now.Add(time.Hour).Unix()}
+	for n := range 6000 {
+		rank := audit.Record{What: audit.Use, At: 1, Version: uint64(n + 1)} //nolint:gosec // small
+		known.Took(audit.Block{Head: audit.Head{Region: i.region, Writer: i.writer, Chain: fmt.Sprint(n), N: 1, At: now.UnixMilli()}, Content: []audit.Record{rank, record}}, now)
+	}
+	until, waiting := known.By(w.account, role, 1<<40, time.Hour, now)
+	if len(waiting) > 21 || !until.After(now.Add(time.Hour)) {
+		t.Errorf("%d are named, until %s", len(waiting), until)
+	}
+	if chains, ranks := known.Kept(w.account, role); chains > 5000 || ranks > 200 {
+		t.Errorf("%d chains and %d ranks are kept", chains, ranks)
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"golang.org/x/time/rate"
 
 	"github.com/herald-nats/herald/internal/wait"
 	"github.com/herald-nats/herald/pkg/ident"
@@ -53,6 +54,10 @@ type Watcher struct {
 	// at soon, because who is revoked in them has changed.
 	rush, touched map[ident.AccountKey]bool
 	wake          chan struct{}
+	// suspect are accounts over which somebody pushed less, true if it is no registrar's doing;
+	// flood says that so much is pushed that all are.
+	suspect map[ident.AccountKey]bool
+	flood   chan struct{}
 	// asked are questions that wait, and asking tells that somebody asks the servers now.
 	asked  []*confirmation
 	asking bool
@@ -68,6 +73,7 @@ type Watcher struct {
 	outside  map[ident.AccountKey]string // accounts out of line, and what was said of them
 	conflict map[ident.AccountKey]bool   // those of them that have a conflict
 	failures int                         // looks in a row that left somebody behind
+	replayed map[ident.AccountKey]bool   // accounts over which somebody was heard to push less, while they are looked at
 }
 
 // WatcherStats are what a Watcher tells of itself. What is counted is counted since the
@@ -176,6 +182,25 @@ func (w *Watcher) taken(set *map[ident.AccountKey]bool) (accounts []ident.Accoun
 	}
 	clear(*set)
 	return accounts
+}
+
+// suspects are accounts over which somebody pushed less.
+func (w *Watcher) suspects() []ident.AccountKey {
+	w.mu.Lock()
+	for a, replayed := range w.suspect {
+		if replayed {
+			w.replayed[a] = true
+		}
+	}
+	w.mu.Unlock()
+	return w.taken(&w.suspect)
+}
+
+// over tells whether somebody who is no registrar was heard to push less over an account.
+func (w *Watcher) over(a ident.AccountKey) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.suspect[a] || w.replayed[a]
 }
 
 // tokens are the JWTs that were last in force of accounts, and how many servers there were. Of
@@ -355,12 +380,19 @@ func (w *Watcher) Run(ctx context.Context) error {
 		return fmt.Errorf("listening for servers: %w", err)
 	}
 	defer func() { _ = sub.Unsubscribe() }() // fails only if the connection is gone
+	w.flood = make(chan struct{}, 1)
+	limit := rate.NewLimiter(overheardSecond, overheardBurst)
+	pushes, err := w.Resolver.nc.Subscribe(subject.ClaimsUpdate, func(m *nats.Msg) { w.overheard(limit, m) })
+	if err != nil {
+		return fmt.Errorf("listening for pushes: %w", err)
+	}
+	defer func() { _ = pushes.Unsubscribe() }() // likewise
 
 	w.seen, w.reached = map[string]bool{}, map[string]bool{}
 	w.mu.Lock()
 	w.latest, w.sizes, w.fat = map[ident.AccountKey]string{}, map[ident.AccountKey]AccountSize{}, map[ident.AccountKey]bool{}
 	w.mu.Unlock()
-	w.looked, w.lagging = map[string]bool{}, map[ident.AccountKey]bool{}
+	w.looked, w.lagging, w.replayed = map[string]bool{}, map[ident.AccountKey]bool{}, map[ident.AccountKey]bool{}
 	var rushing sync.WaitGroup
 	defer rushing.Wait()
 	rushing.Go(func() { w.rushes(ctx) })
@@ -388,7 +420,13 @@ func (w *Watcher) Run(ctx context.Context) error {
 				}
 			}
 			w.again = append(w.again, w.look(ctx, tokens, false)...)
+		case <-w.flood:
+			all.Reset(touchedAfter)
 		case <-soon.C:
+			if tokens, _ := w.tokens(w.suspects()); len(tokens) > 0 {
+				w.again = append(w.again, w.look(ctx, tokens, false)...)
+			}
+			clear(w.replayed)
 			accounts := w.taken(&w.touched)
 			tokens, _ := w.tokens(accounts)
 			if len(tokens) == 0 {
@@ -527,7 +565,8 @@ func (w *Watcher) tell(rep Report, err error, fresh int) {
 // somebody was revoked since.
 func (w *Watcher) overwritten(s Standing, fresh int) bool {
 	version, ok := w.inLine[s.Account]
-	if !ok || version != s.Version || w.lagging[s.Account] {
+	heard := w.over(s.Account)
+	if !heard && (!ok || version != s.Version || w.lagging[s.Account]) {
 		return false
 	}
 	less := 0
@@ -536,7 +575,7 @@ func (w *Watcher) overwritten(s Standing, fresh int) bool {
 			less += f.Servers
 		}
 	}
-	return less > fresh
+	return less > fresh || heard && less > 0
 }
 
 func (w *Watcher) note(rep Report, err error, all bool, fresh int) {

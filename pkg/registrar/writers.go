@@ -24,7 +24,10 @@ type Writers struct {
 	mu     sync.Mutex
 	chains map[chainOf]*writing
 	ends   map[roleOf]map[uint64]int64 // the last end of credentials, in seconds, by document
-	swept  int64
+	// lost is when records may have been lost that were written under a document, in
+	// milliseconds: what was issued then is not known.
+	lost  map[uint64]int64
+	swept int64
 }
 
 type chainOf struct {
@@ -38,6 +41,7 @@ type writing struct {
 	issues bool   // it is an issuer's
 	rank   uint64 // of the document that it works by; 0: it has not said
 	at     int64  // when it was last heard of, in milliseconds
+	n      uint64 // of the last block
 }
 
 type roleOf struct {
@@ -46,39 +50,56 @@ type roleOf struct {
 }
 
 // gone is how long an issuer is silent, while others of its region are not, until it is taken
-// for dead: it says that it lives every minute (audit.HeadEvery).
-const gone = 10 * time.Minute
+// for dead: it says that it lives every minute (audit.HeadEvery), by a clock that may be off by
+// ledger.MaxAhead.
+const gone = 10*time.Minute + ledger.MaxAhead
+
+// Bounds of what is kept, whatever a stolen issuer writes: beyond them more is waited for, and
+// nothing is forgotten.
+const (
+	maxChains  = 4096
+	maxRoleOfs = 100_000
+	maxRanks   = 64
+	maxWaiting = 20 // that are named
+)
 
 // Took takes note of a block, in the order of its chain. Blocks may be taken again.
 func (w *Writers) Took(b audit.Block, now time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.chains == nil {
-		w.chains, w.ends = map[chainOf]*writing{}, map[roleOf]map[uint64]int64{}
+		w.chains, w.ends, w.lost = map[chainOf]*writing{}, map[roleOf]map[uint64]int64{}, map[uint64]int64{}
 	}
 	k := chainOf{b.Region, b.Writer, b.Chain}
 	c := w.chains[k]
 	if c == nil {
+		w.bound()
 		c = &writing{}
 		w.chains[k] = c
 	}
-	c.at = max(c.at, min(b.At, now.UnixMilli()))
+	heard := min(b.At, now.UnixMilli())
+	c.at = max(c.at, heard)
 	c.issues = c.issues || b.JWT != "" && w.Issues(b.JWT)
+	// The first block that is read of a chain may not be its first one.
+	if b.Dropped > 0 || c.n > 0 && b.N > c.n+1 {
+		w.loses(c.rank, heard)
+	}
+	c.n = max(c.n, b.N)
 	for _, r := range b.Content {
 		switch {
-		case r.Granted() && r.Life() <= ledger.MaxLife:
+		case r.Granted() && r.Life() <= ledger.MaxLife && r.Issued <= now.Add(ledger.MaxAhead).Unix():
 			c.issues = true
-			of := roleOf{r.Account, r.Role}
-			if w.ends[of] == nil {
-				w.ends[of] = map[uint64]int64{}
-			}
-			w.ends[of][c.rank] = max(w.ends[of][c.rank], r.Expires)
+			w.ended(roleOf{r.Account, r.Role}, c.rank, r.Expires)
 		case r.What == audit.Use:
 			c.issues, c.rank = true, max(c.rank, r.Version)
 		}
 	}
-	if b.After != nil { // this chain goes on for that one
-		delete(w.chains, chainOf{b.Region, b.Writer, b.After.Chain})
+	if b.After != nil { // this chain goes on for that one, which crashed: its last records may be in nobody's hands
+		was := chainOf{b.Region, b.Writer, b.After.Chain}
+		if old := w.chains[was]; old != nil {
+			w.loses(old.rank, min(max(old.at, b.After.At)+audit.HeadEvery.Milliseconds(), now.UnixMilli()))
+			delete(w.chains, was)
+		}
 	}
 	if b.End {
 		delete(w.chains, k)
@@ -89,11 +110,59 @@ func (w *Writers) Took(b audit.Block, now time.Time) {
 	}
 }
 
+// loses notes that records may have been lost; w.mu is held.
+func (w *Writers) loses(rank uint64, at int64) {
+	if len(w.lost) >= maxRanks {
+		rank = 0 // of the oldest: it counts for every rotation
+	}
+	w.lost[rank] = max(w.lost[rank], at)
+}
+
+// ended notes until when a credential lives; w.mu is held.
+func (w *Writers) ended(of roleOf, rank uint64, expires int64) {
+	if w.ends[of] == nil {
+		if len(w.ends) >= maxRoleOfs {
+			of = roleOf{} // which counts for every role
+		}
+		if w.ends[of] == nil {
+			w.ends[of] = map[uint64]int64{}
+		}
+	}
+	if _, ok := w.ends[of][rank]; !ok && len(w.ends[of]) >= maxRanks {
+		rank = 0
+	}
+	w.ends[of][rank] = max(w.ends[of][rank], expires)
+}
+
+// bound makes room for a chain: the one that was silent the longest goes, and counts as one whose
+// records are lost; w.mu is held.
+func (w *Writers) bound() {
+	if len(w.chains) < maxChains {
+		return
+	}
+	var oldest chainOf
+	var c *writing
+	for k, o := range w.chains {
+		if c == nil || o.at < c.at {
+			oldest, c = k, o
+		}
+	}
+	delete(w.chains, oldest)
+	if c.issues {
+		w.loses(c.rank, c.at+audit.HeadEvery.Milliseconds())
+	}
+}
+
 // sweep forgets what is over.
 func (w *Writers) sweep(now time.Time) {
 	for k, c := range w.chains {
 		if now.UnixMilli()-c.at > ledger.MaxLife.Milliseconds() {
 			delete(w.chains, k)
+		}
+	}
+	for rank, at := range w.lost {
+		if now.UnixMilli()-at > ledger.MaxLife.Milliseconds() {
+			delete(w.lost, rank)
 		}
 	}
 	for of, ends := range w.ends {
@@ -111,14 +180,22 @@ func (w *Writers) sweep(now time.Time) {
 // By tells who has not said yet that they issue by a document of this rank or a later one, for
 // people to read, and until when credentials of a role live that were issued by an older one.
 // An issuer that is silent for long, while others of its region are heard, is taken for dead
-// since then: what it may have issued unrecorded before ends after longest.
+// since then. What may have been issued unrecorded, by that one, by one that crashed, or where records
+// were given up, ends after longest.
 func (w *Writers) By(account ident.AccountKey, role ident.Label, rank uint64, longest time.Duration, now time.Time) (until time.Time, waiting []string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	var end int64
-	for of, e := range w.ends[roleOf{account, role}] {
-		if of < rank {
-			end = max(end, e)
+	for _, of := range []roleOf{{account, role}, {}} {
+		for by, e := range w.ends[of] {
+			if by < rank {
+				end = max(end, e)
+			}
+		}
+	}
+	for by, at := range w.lost {
+		if by < rank {
+			end = max(end, time.UnixMilli(at).Add(longest).Unix())
 		}
 	}
 	heard := map[ident.Region]int64{} // of anybody in a region
@@ -141,5 +218,9 @@ func (w *Writers) By(account ident.AccountKey, role ident.Label, rank uint64, lo
 		waiting = append(waiting, fmt.Sprintf("issuer %s of %s %s", k.writer, k.region, why))
 	}
 	slices.SortFunc(waiting, cmp.Compare[string])
-	return time.Unix(end, 0), slices.Compact(waiting)
+	waiting = slices.Compact(waiting)
+	if n := len(waiting); n > maxWaiting {
+		waiting = append(waiting[:maxWaiting], fmt.Sprintf("and %d more issuers", n-maxWaiting))
+	}
+	return time.Unix(end, 0), waiting
 }

@@ -159,7 +159,7 @@ func DecodeAdminAnswer(body []byte) (AdminAnswer, error) {
 		}
 	}
 	for _, r := range a.Rotations {
-		if r.Role.IsZero() || len(r.Stage) > 16 || len(r.From) > 64 || len(r.To) > 64 {
+		if r.Role.IsZero() || len(r.Stage) > 16 || len(r.From) > 64 || len(r.To) > 64 || len(r.Waiting) > 256 {
 			return AdminAnswer{}, errors.New("an answer out of shape")
 		}
 	}

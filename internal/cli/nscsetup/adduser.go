@@ -137,6 +137,8 @@ func addUserError(p *platform.Platform, ref manifest.RoleRef, o addUserOptions, 
 	switch {
 	case errors.Is(err, platform.ErrNotInForce):
 		return cli.Errorf(cli.Refused, "bring it into force with 'nscsetup apply', and then add the user", "%w", err)
+	case errors.Is(err, platform.ErrTurning):
+		return cli.Errorf(cli.Refused, "run 'nscsetup rotate status --wait 2h', or take it back with 'nscsetup rotate undo': nobody would know of a user that is made meanwhile", "%w", err)
 	case errors.Is(err, platform.ErrReserved):
 		return cli.Errorf(cli.Refused, "name a role of an account of yours; see 'nscsetup list roles'", "%w", err)
 	case errors.Is(err, platform.ErrUserExists):

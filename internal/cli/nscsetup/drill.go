@@ -36,8 +36,8 @@ table of docs/architecture.md:
   restore           the disk of one server
   all               each of them, one after the other
 
-People under names that begin with drill- come for it, and some are suspended; their
-names lapse as others do. Nothing else is touched, and nothing stays away, also when it
+People under names that begin with drill- come for it, openly; their names lapse as
+others do. Some of them are suspended, and stay so. Nothing else is touched, and nothing stays away, also when it
 is ended early. It takes up to a minute each.
 
 Exit codes: 1 if something was not as the table says; 5 if the platform does not run
@@ -108,12 +108,18 @@ func runDrill(ctx context.Context, g *globals, region string, args []string) err
 	}
 	// Those of the machine, where the file's addresses are those of another.
 	c := drill.Config{Public: public, Machine: machine{p.Dir}}
+	if len(public.Document.Regions) < 2 {
+		return cli.Errorf(cli.Refused, "a platform of one region has nothing that takes over", "there is one region")
+	}
 	if region != "" {
 		if c.Region, err = known(p, region); err != nil {
 			return err
 		}
 		if c.Region == p.Document.Home && slices.Contains(names, drill.RegionLoss) {
 			return cli.Errorf(cli.Usage, "its loss is the drill "+drill.HomeLoss, "%s is home", region)
+		}
+		if c.Region != p.Document.Home && slices.Contains(args, drill.HomeLoss) {
+			return cli.Errorf(cli.Usage, "leave --region out", "%s is not home, which is what "+drill.HomeLoss+" takes away", region)
 		}
 	}
 	c.Admin = func(ctx context.Context, r ident.Region) (*nats.Conn, error) {
@@ -133,10 +139,14 @@ func runDrill(ctx context.Context, g *globals, region string, args []string) err
 	for _, n := range names {
 		rep, err := drill.Run(ctx, c, n)
 		if err != nil {
-			if len(rep.Findings) > 0 && !g.json {
-				err = errors.Join(g.printDrill(rep), err)
+			err = drillError(ctx, err)
+			if g.json {
+				return errors.Join(err, cli.JSON(g.Out, append(reports, rep)))
 			}
-			return drillError(ctx, err)
+			if len(rep.Findings) > 0 {
+				return errors.Join(err, g.printDrill(rep))
+			}
+			return err
 		}
 		for _, f := range rep.Findings {
 			if !f.OK {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"strings"
 	"time"
 
@@ -42,7 +43,11 @@ takes it back.`,
 type replaceOptions struct {
 	why            string
 	emergency, yes bool
+	without        []string
 }
+
+// rotateWait bounds what is asked of home and of servers.
+const rotateWait = time.Minute
 
 func newRotateRole(g *globals) *cobra.Command {
 	var o replaceOptions
@@ -61,19 +66,24 @@ last one for the longest credential, static users' included.
 
 With --emergency, for a key that was stolen, the former key goes at once: whoever has a
 credential by it is cut off, and has to show again who they are. They are listed first;
---yes does not ask. To revoke users does not help then: a thief makes others.
+--yes does not ask. To revoke users does not help then: a thief makes others. Who has an
+issuer's folder has its region key, too, and could open the new key: name its region
+with --without, and set its issuer up anew from issuers/ of this folder.
+
+While a key is being replaced, 'add user' makes no static users of the role.
 
 Exit codes: 3 if, in an emergency, servers have not heard of it: they are named, and do
 when they return; 5 if home cannot be reached; 6 for roles whose credentials are files of
 services or guests, for static users alone, or if it is being replaced already.`,
 		Example: `  nscsetup rotate role CHAT/member --why "yearly"
-  nscsetup rotate role CHAT/member --emergency --why "an issuer was stolen"`,
+  nscsetup rotate role CHAT/member --emergency --without sgp --why "its issuer was stolen"`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error { return runRotate(cmd.Context(), g, o, args[0]) },
 	}
 	f := c.Flags()
 	f.StringVar(&o.why, "why", "", "the `reason`, for the records and for whoever looks")
 	f.BoolVar(&o.emergency, "emergency", false, "take the former key away at once, and cut off whoever has a credential by it")
+	f.StringArrayVar(&o.without, "without", nil, "in an emergency, a `region` whose issuer was stolen: the new key is not handed to it; repeat it for each")
 	f.BoolVar(&o.yes, "yes", false, "in an emergency, do not ask")
 	return c
 }
@@ -131,12 +141,24 @@ func runRotate(ctx context.Context, g *globals, o replaceOptions, arg string) er
 	if err != nil {
 		return err
 	}
+	r := apply.Rotation{Role: ref, By: self(), Why: o.why, Emergency: o.emergency}
+	for _, name := range o.without {
+		region, err := known(p, name)
+		if err != nil {
+			return err
+		}
+		if !o.emergency {
+			return cli.Errorf(cli.Usage, "leave --without out, or add --emergency", "--without goes with --emergency")
+		}
+		r.Without = append(r.Without, region)
+	}
 	t := g.tool(p)
-	bound, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
 	var cut []seen.Connection
 	if o.emergency {
-		if cut, err = t.Cut(bound, ref); err != nil {
+		look, cancel := context.WithTimeout(ctx, rotateWait)
+		cut, err = t.Cut(look, ref)
+		cancel()
+		if err != nil {
 			return rotateError(ctx, err)
 		}
 		if !o.yes {
@@ -145,7 +167,9 @@ func runRotate(ctx context.Context, g *globals, o replaceOptions, arg string) er
 			}
 		}
 	}
-	done, err := t.Rotate(bound, apply.Rotation{Role: ref, By: self(), Why: o.why, Emergency: o.emergency})
+	bound, cancel := context.WithTimeout(ctx, rotateWait) // which begins when somebody has answered
+	defer cancel()
+	done, err := t.Rotate(bound, r)
 	if err != nil {
 		return rotateError(ctx, err)
 	}
@@ -171,9 +195,6 @@ func runRotate(ctx context.Context, g *globals, o replaceOptions, arg string) er
 func (g *globals) printRotated(rep rotation, done *apply.Rotated, emergency bool, ref manifest.RoleRef) error {
 	if g.json {
 		return cli.JSON(g.Out, rep)
-	}
-	if done.To.IsZero() {
-		return cli.Print(g.Out, "role %s: an earlier run replaced its key; nothing was changed\n", ref)
 	}
 	if emergency {
 		var b strings.Builder
@@ -216,7 +237,7 @@ func runRotateUndo(ctx context.Context, g *globals, o replaceOptions, arg string
 	if err != nil {
 		return err
 	}
-	bound, cancel := context.WithTimeout(ctx, time.Minute)
+	bound, cancel := context.WithTimeout(ctx, rotateWait)
 	defer cancel()
 	done, err := g.tool(p).Undo(bound, apply.Rotation{Role: ref, By: self(), Why: o.why})
 	if err != nil {
@@ -245,6 +266,8 @@ func rotateError(ctx context.Context, err error) error {
 		return cli.Errorf(cli.Refused, "see 'nscsetup rotate status'; to go back to a key that is gone, there is no way: replace the new one by another", "%w", err)
 	case errors.Is(err, apply.ErrServices):
 		return cli.Errorf(cli.Refused, "give services other credentials: 'nscsetup up' and their folders have them for days alone", "%w", err)
+	case errors.Is(err, fs.ErrNotExist):
+		return cli.Errorf(cli.Config, "work on the platform folder whose operator/roles has it", "%w", err)
 	case errors.Is(err, apply.ErrUngranted):
 		return cli.Errorf(cli.Refused, "see 'nscsetup list roles'; of a role of static users alone, make another role and give them credentials of that", "%w", err)
 	case unreached(err):
@@ -309,7 +332,7 @@ func rotations(ctx context.Context, g *globals) ([]rotation, error) {
 	if err != nil {
 		return nil, err
 	}
-	bound, cancel := context.WithTimeout(ctx, time.Minute)
+	bound, cancel := context.WithTimeout(ctx, rotateWait)
 	defer cancel()
 	found, err := g.tool(p).Rotations(bound)
 	if err != nil {

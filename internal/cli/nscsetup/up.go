@@ -171,7 +171,7 @@ func (g *globals) printReady(u *up.Up, o upOptions) error {
 			Region: region.Name.String(), Home: region.Name == u.Platform.File.Home,
 			URLs: u.Cluster.URLs(region.Name), Services: []string{},
 		}
-		for _, s := range u.Services {
+		for _, s := range u.Running() {
 			if s.Region == region.Name {
 				rr.Services = append(rr.Services, s.Service)
 			}

@@ -241,7 +241,8 @@ func (f *File) builtin() []Account {
 						subject.ClaimsUpdate, subject.ClaimsLookupAny, subject.ServerPing,
 						subject.ServerAccountz, subject.ServerKick,
 					},
-					[]string{subject.ServerStats, subject.ServiceInbox}),
+					// It hears what others push, as servers do: nobody else tells of it.
+					[]string{subject.ServerStats, subject.ClaimsUpdate, subject.ServiceInbox}),
 				internal(RoleSetup, "the set-up tool's: brings accounts to servers, and looks at them",
 					append([]string{subject.ClaimsUpdate, subject.ClaimsLookupAny, subject.ServerPing}, pings()...),
 					[]string{subject.ServerStats, subject.ServiceInbox}),
