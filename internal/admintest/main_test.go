@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"strconv"
 	"strings"
@@ -55,7 +56,11 @@ func more() string {
 	// be waited for.
 	for i := range accountsTurned {
 		name := turned(i)
-		grants += "  - {to: key, account: " + name + ", role: service, lifetime: " + turnedLife.String() + ", longest: " + turnedLife.String() + "}\n"
+		life := turnedLife
+		if i == longLived {
+			life = time.Hour
+		}
+		grants += fmt.Sprintf("  - {to: key, account: %s, role: service, lifetime: %ds, longest: %ds}\n", name, life/time.Second, life/time.Second)
 		accounts += "  - name: " + name + `
     roles:
       - name: service
@@ -68,7 +73,8 @@ func more() string {
 
 const (
 	accountsTurned = 6
-	turnedLife     = 10 * time.Second
+	turnedLife     = 20 * time.Second
+	longLived      = 2 // the account whose credentials outlive every test
 )
 
 func turned(i int) string { return "TURNS" + strconv.Itoa(i) }

@@ -146,8 +146,8 @@ func TestRotateRole(t *testing.T) {
 	p := joinsBy(t, "ams", account, access)
 	before := signedBy(p)
 	file := filepath.Join(t.TempDir(), "static.creds")
-	done(t, "add", "user", role, shared.Name("static").String(), "--out", file, "--ttl", "20s")
-	static := time.Now().Add(19 * time.Second)
+	done(t, "add", "user", role, shared.Name("static").String(), "--out", file, "--ttl", "30s")
+	static := time.Now().Add(29 * time.Second)
 
 	issuer := filepath.Join(t.TempDir(), "issuer")
 	if err := os.CopyFS(issuer, os.DirFS(filepath.Join(shared.Dir, "issuers", "sfo"))); err != nil {
@@ -305,7 +305,7 @@ func TestRotateUndo(t *testing.T) {
 // cannot come by it any more; who shows who they are is in again.
 func TestRotateEmergency(t *testing.T) {
 	t.Parallel()
-	account := turned(2)
+	account := turned(longLived)
 	role := account + "/service"
 	access, _ := newKey(t, role)
 	p := joinsBy(t, "ams", account, access)

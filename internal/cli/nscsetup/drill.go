@@ -37,8 +37,8 @@ table of docs/architecture.md:
   all               each of them, one after the other
 
 People under names that begin with drill- come for it, openly; their names lapse as
-others do. Some of them are suspended, and stay so. Nothing else is touched, and nothing stays away, also when it
-is ended early. It takes up to a minute each.
+others do. Some of them are suspended, and stay so. Nothing else is touched, and nothing
+stays away, also when it is ended early. It takes up to a minute each.
 
 Exit codes: 1 if something was not as the table says; 5 if the platform does not run
 here, or not all of it.`,
