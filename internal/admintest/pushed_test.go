@@ -73,12 +73,8 @@ func TestPushedOver(t *testing.T) {
 	sys := system(t)
 	acc, _ := shared.Up.Platform.Account(name)
 	key := acc.Key.String()
-	var old []string
-	for end := time.Now().Add(soon); len(old) != 1; old = held(t, sys, key) {
-		if time.Now().After(end) {
-			t.Fatalf("servers have %d JWTs", len(old))
-		}
-	}
+	// Several may say the same, each signed by another registrar: those are left as they are.
+	old := held(t, sys, key)
 	deny(t, cli.OK, "revoke", "user", gone.user.String(), "--yes", "--wait", "20s")
 	gone.isOut(t, allURLs()...)
 
@@ -100,11 +96,12 @@ func TestPushedOver(t *testing.T) {
 		}
 		taken := slices.Contains(held(t, sys, key), c.token)
 		for {
-			have := held(t, sys, key)
-			if len(have) == 1 && have[0] != c.token {
-				if d := must(jwt.DecodeAccountClaims(have[0])); d.Revocations[gone.user.String()] > 0 && d.Issuer != stranger.Public() {
-					break
-				}
+			wrong := slices.ContainsFunc(held(t, sys, key), func(token string) bool {
+				d, err := jwt.DecodeAccountClaims(token)
+				return err != nil || d.Revocations[gone.user.String()] == 0 || d.Issuer == stranger.Public()
+			})
+			if !wrong {
+				break
 			}
 			if time.Since(began) > repairedWithin {
 				t.Fatalf("%s: it is not repaired", c.what)
@@ -112,8 +109,8 @@ func TestPushedOver(t *testing.T) {
 			time.Sleep(20 * time.Millisecond) // servers tell nobody
 		}
 		t.Logf("%s: taken by a server: %t; repaired after %s", c.what, taken, time.Since(began).Round(time.Millisecond))
-		if (c.says != "") != taken {
-			t.Errorf("%s: taken by a server: %t", c.what, taken)
+		if c.says == "" && taken {
+			t.Errorf("%s: a server has taken it", c.what)
 		}
 		gone.isOut(t, allURLs()...)
 		for _, url := range allURLs() {
