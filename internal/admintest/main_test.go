@@ -72,7 +72,7 @@ func more() string {
 }
 
 const (
-	accountsTurned = 6
+	accountsTurned = 7
 	turnedLife     = 20 * time.Second
 	longLived      = 2 // the account whose credentials outlive every test
 )

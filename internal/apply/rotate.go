@@ -14,7 +14,6 @@ import (
 	"github.com/herald-nats/herald/pkg/doctor/seen"
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/ledger"
-	"github.com/herald-nats/herald/pkg/ledger/jetstream"
 	"github.com/herald-nats/herald/pkg/platform"
 	"github.com/herald-nats/herald/pkg/platform/manifest"
 	"github.com/herald-nats/herald/pkg/registrar"
@@ -34,7 +33,6 @@ type Rotation struct {
 // Rotated is what became of it.
 type Rotated struct {
 	ledger.Rotation
-	Again bool // it was done by an earlier run
 	// Behind are, of an emergency, servers that have not heard of it, and Servers how many there
 	// should be.
 	Behind  []registrar.Behind
@@ -62,13 +60,14 @@ func (t *Tool) Rotate(ctx context.Context, o Rotation) (*Rotated, error) {
 		if err != nil {
 			return err
 		}
-		t.step("make the key")
 		i, have := d.Rotation(o.Role.Account, o.Role.Role)
-		fresh, err := t.Platform.TurningKey(o.Role, func(public string) bool {
-			// One by which an emergency was begun ends it. Any other that the platform knows may be
-			// in the hands of whoever the emergency is for.
-			return !known(d, o.Role, public) || o.Emergency && i >= 0 && have.Emergency && have.To.String() == public
-		})
+		if i >= 0 && !o.Emergency {
+			return fmt.Errorf("role %s: %w", o.Role, ledger.ErrRotating)
+		}
+		t.step("make the key")
+		// One by which an emergency was begun ends it. Any other may be in the hands of whoever the
+		// emergency is for.
+		fresh, err := t.Platform.TurningKey(o.Role, func(public string) bool { return have.Emergency && have.To.String() == public })
 		if err != nil {
 			return err
 		}
@@ -86,7 +85,7 @@ func (t *Tool) Rotate(ctx context.Context, o Rotation) (*Rotated, error) {
 			return err
 		}
 		if next == d {
-			out.Again, out.Rotation = true, have
+			out.Rotation = have
 			return s.enforce(ctx, o, out)
 		}
 		sealed, err := t.Platform.SealRoleKey(o.Role, fresh, o.Without)
@@ -108,13 +107,6 @@ func (t *Tool) Rotate(ctx context.Context, o Rotation) (*Rotated, error) {
 		return s.enforce(ctx, o, out)
 	})
 	return out, err
-}
-
-// known tells whether a role has a key, or had it in a rotation that is not over.
-func known(d *ledger.Document, ref manifest.RoleRef, public string) bool {
-	role, ok := d.Role(ref.Account, ref.Role)
-	i, r := d.Rotation(ref.Account, ref.Role)
-	return ok && role.Has(public) || i >= 0 && (r.From.String() == public || r.To.String() == public)
 }
 
 // Undo takes a rotation back.
@@ -240,17 +232,9 @@ func (t *Tool) rotating(ctx context.Context, out *Rotated, do func(*session, For
 	defer s.close()
 	defer func() { out.Unrecorded = t.Record(ctx, s.changes) }()
 	t.step("connect")
-	if s.setup, err = s.Dial(ctx, platform.Ledger, platform.RoleSetup); err != nil {
+	if _, err := s.ledger(ctx); err != nil {
 		return err
 	}
-	if s.reader, err = s.Dial(ctx, platform.Readers, platform.RoleReader); err != nil {
-		return err
-	}
-	store, err := jetstream.NewDecisions(s.setup)
-	if err != nil {
-		return err
-	}
-	s.decider = &ledger.Decider{Store: store, Opener: s.opener(), Signer: ledger.KeySigner{Key: signer.Key()}, Decided: s.changes.Decided}
 	force, err := s.lookUntil(ctx)
 	if err != nil {
 		return err

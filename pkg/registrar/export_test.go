@@ -28,7 +28,10 @@ func (r *Resolver) SetPatience(d time.Duration) { r.patience = d }
 const SettleFor = settle
 
 // Peek reads who says to have signed a token, and when.
-func Peek(token []byte) (issuer string, issuedAt int64) { return peek(token) }
+func Peek(token []byte) (issuer string, issuedAt int64) {
+	p := peek(token)
+	return p.Issuer, p.IssuedAt
+}
 
 // Stored is what one of some servers says of a push: which one it is (-1: none of them), and
 // why it refuses.

@@ -221,31 +221,33 @@ func describe(a trust.AccountJWT, h held) Found {
 		return Found{Servers: h.servers, Issuer: a.Issuer, IssuedAt: a.IssuedAt, Version: a.Version}
 	}
 	f := Found{Servers: h.servers, Foreign: true}
-	f.Issuer, f.IssuedAt = peek(h.data)
+	says := peek(h.data)
+	f.Issuer, f.IssuedAt = says.Issuer, says.IssuedAt
 	return f
 }
 
-// peek reads who says to have signed a token and when, without believing it: zero for what
-// cannot be read, and for an issuer that is no key.
-func peek(token []byte) (issuer string, issuedAt int64) {
-	const most = 1 << 20
-	parts := strings.SplitN(string(token[:min(len(token), most)]), ".", 3)
+// peeked is what an account JWT says of itself; nothing of it is believed.
+type peeked struct {
+	Issuer   string `json:"iss"` // empty if it is no key
+	Subject  string `json:"sub"`
+	IssuedAt int64  `json:"iat"`
+}
+
+// peek reads that: zero for what cannot be read.
+func peek(token []byte) (v peeked) {
+	if len(token) > trust.MaxToken {
+		return v
+	}
+	parts := strings.SplitN(string(token), ".", 3)
 	if len(parts) != 3 {
-		return "", 0
+		return v
 	}
 	payload, err := base64.RawURLEncoding.DecodeString(parts[1])
-	if err != nil {
-		return "", 0
-	}
-	var v struct {
-		Issuer   string `json:"iss"`
-		IssuedAt int64  `json:"iat"`
-	}
-	if json.Unmarshal(payload, &v) != nil {
-		return "", 0
+	if err != nil || json.Unmarshal(payload, &v) != nil {
+		return peeked{}
 	}
 	if !nkeys.IsValidPublicKey(v.Issuer) {
 		v.Issuer = ""
 	}
-	return v.Issuer, v.IssuedAt
+	return v
 }

@@ -1,10 +1,6 @@
 package registrar
 
 import (
-	"encoding/base64"
-	"encoding/json"
-	"strings"
-
 	"github.com/nats-io/nats.go"
 	"golang.org/x/time/rate"
 
@@ -25,8 +21,8 @@ const (
 
 // overheard is a push that another may have made; it runs on the subscription's goroutine.
 func (w *Watcher) overheard(limit *rate.Limiter, m *nats.Msg) {
-	account, ok := subjectOf(m.Data)
-	if !ok {
+	account, err := ident.ParseAccountKey(peek(m.Data).Subject)
+	if err != nil {
 		return // servers do not take it either
 	}
 	w.mu.Lock()
@@ -76,27 +72,4 @@ func (w *Watcher) less(pushed, latest string) (less, replayed bool) {
 	all, err := trust.Join(gets, had)
 	less = err != nil || all.Conflict() != nil || !all.Equal(gets)
 	return less, less && got.IssuedAt+racing < have.IssuedAt
-}
-
-// subjectOf is the account that a JWT says it is of. Nothing is believed for it.
-func subjectOf(token []byte) (ident.AccountKey, bool) {
-	if len(token) > trust.MaxToken {
-		return ident.AccountKey{}, false
-	}
-	parts := strings.SplitN(string(token), ".", 3)
-	if len(parts) != 3 {
-		return ident.AccountKey{}, false
-	}
-	payload, err := base64.RawURLEncoding.DecodeString(parts[1])
-	if err != nil {
-		return ident.AccountKey{}, false
-	}
-	var v struct {
-		Subject string `json:"sub"`
-	}
-	if json.Unmarshal(payload, &v) != nil {
-		return ident.AccountKey{}, false
-	}
-	a, err := ident.ParseAccountKey(v.Subject)
-	return a, err == nil
 }

@@ -254,6 +254,18 @@ func (w *turningWorld) steps(r *modelRotor, all []ledger.Rotation) {
 	}
 }
 
+// round is a while in which everybody hears of everything, and registrars do what they can.
+func (w *turningWorld) round() {
+	w.reads()
+	for _, r := range w.rotors {
+		w.learns(r)
+		w.step(r)
+	}
+	for s := range w.servers {
+		w.servers[s], _ = w.base()
+	}
+}
+
 // TestRotorKeepsWhoHasACredential: whatever fails and whoever is late, no server drops a key under
 // which a credential lives, nobody issues by a key that a server lacks, and all of it comes to an end.
 func TestRotorKeepsWhoHasACredential(t *testing.T) {
@@ -313,14 +325,7 @@ func TestRotorKeepsWhoHasACredential(t *testing.T) {
 				w.step(r)
 			case 11, 12: // a while in which nothing fails but what has failed before
 				for range 3 {
-					w.reads()
-					for _, r := range w.rotors {
-						w.learns(r)
-						w.step(r)
-					}
-					for s := range w.servers {
-						w.servers[s], _ = w.base()
-					}
+					w.round()
 				}
 			case 13:
 				w.p.Advance(time.Duration(rapid.IntRange(1, 40).Draw(rt, "minutes")) * time.Minute)
@@ -348,14 +353,7 @@ func TestRotorKeepsWhoHasACredential(t *testing.T) {
 				i.cut = false
 				w.takesOver(i)
 			}
-			w.reads()
-			for _, r := range w.rotors {
-				w.learns(r)
-				w.step(r)
-			}
-			for s := range w.servers {
-				w.servers[s], _ = w.base()
-			}
+			w.round()
 			w.holds()
 		}
 		d := w.document()
@@ -391,14 +389,7 @@ func TestRotorWaits(t *testing.T) {
 					}
 					w.writes(i)
 				}
-				w.reads()
-				for _, r := range w.rotors {
-					w.learns(r)
-					w.step(r)
-				}
-				for s := range w.servers {
-					w.servers[s], _ = w.base()
-				}
+				w.round()
 				w.issues(late)
 				w.holds()
 			}

@@ -17,6 +17,7 @@ import (
 	"github.com/herald-nats/herald/pkg/doctor/seen"
 	"github.com/herald-nats/herald/pkg/inspect"
 	"github.com/herald-nats/herald/pkg/ledger"
+	"github.com/herald-nats/herald/pkg/platform"
 	"github.com/herald-nats/herald/pkg/platform/manifest"
 	"github.com/herald-nats/herald/pkg/wire"
 )
@@ -129,19 +130,26 @@ func rotationOf(r ledger.Rotation) rotation {
 	}
 }
 
-func runRotate(ctx context.Context, g *globals, o replaceOptions, arg string) error {
+// rotation reads of which role it is, and why, and opens the folder.
+func (g *globals) rotation(arg, why string) (*platform.Platform, apply.Rotation, error) {
 	ref, err := roleRef(arg)
 	if err != nil {
-		return err
+		return nil, apply.Rotation{}, err
 	}
-	if _, err := (wire.AdminRequest{Account: ref.Account, Why: o.why}).Encode(); err != nil {
-		return cli.Errorf(cli.Usage, "write --why on one line", "%w", err)
+	if _, err := (wire.AdminRequest{Account: ref.Account, Why: why}).Encode(); err != nil {
+		return nil, apply.Rotation{}, cli.Errorf(cli.Usage, "write --why on one line", "%w", err)
 	}
 	p, err := g.look()
+	return p, apply.Rotation{Role: ref, By: self(), Why: why}, err
+}
+
+func runRotate(ctx context.Context, g *globals, o replaceOptions, arg string) error {
+	p, r, err := g.rotation(arg, o.why)
 	if err != nil {
 		return err
 	}
-	r := apply.Rotation{Role: ref, By: self(), Why: o.why, Emergency: o.emergency}
+	ref := r.Role
+	r.Emergency = o.emergency
 	for _, name := range o.without {
 		region, err := known(p, name)
 		if err != nil {
@@ -226,20 +234,13 @@ func printCut(out io.Writer, ref manifest.RoleRef, cut []seen.Connection) error 
 }
 
 func runRotateUndo(ctx context.Context, g *globals, o replaceOptions, arg string) error {
-	ref, err := roleRef(arg)
-	if err != nil {
-		return err
-	}
-	if _, err := (wire.AdminRequest{Account: ref.Account, Why: o.why}).Encode(); err != nil {
-		return cli.Errorf(cli.Usage, "write --why on one line", "%w", err)
-	}
-	p, err := g.look()
+	p, r, err := g.rotation(arg, o.why)
 	if err != nil {
 		return err
 	}
 	bound, cancel := context.WithTimeout(ctx, rotateWait)
 	defer cancel()
-	done, err := g.tool(p).Undo(bound, apply.Rotation{Role: ref, By: self(), Why: o.why})
+	done, err := g.tool(p).Undo(bound, r)
 	if err != nil {
 		return rotateError(ctx, err)
 	}
@@ -250,7 +251,7 @@ func runRotateUndo(ctx context.Context, g *globals, o replaceOptions, arg string
 		if done.Stage == ledger.StageDrop {
 			when = "goes: nothing was issued by it"
 		}
-		err = cli.Print(g.Out, "role %s: credentials are issued by %s; key %s %s\n", ref, done.To, done.From, when)
+		err = cli.Print(g.Out, "role %s: credentials are issued by %s; key %s %s\n", r.Role, done.To, done.From, when)
 	}
 	if err == nil && done.Unrecorded != nil {
 		err = unrecorded(done.Unrecorded)
