@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/jwt/v2"
 
 	"github.com/herald-nats/herald/internal/endpoint"
+	"github.com/herald-nats/herald/internal/wait"
 	"github.com/herald-nats/herald/pkg/audit"
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/keystore"
@@ -148,7 +149,7 @@ func (a *Admin) do(ctx context.Context, o order) (wire.AdminAnswer, error) {
 	if o.verb == wire.VerbRotations {
 		return a.rotations(ctx, o)
 	}
-	keys, err := a.keys(o)
+	keys, err := a.keys(ctx, o)
 	if err != nil {
 		return wire.AdminAnswer{}, err
 	}
@@ -194,18 +195,38 @@ func (a *Admin) rotations(ctx context.Context, o order) (wire.AdminAnswer, error
 	return out, nil
 }
 
+// nameWait is how long a name that this region does not know is waited for: it may have been
+// taken a moment ago in another one, and whoever is to be denied would be there for as long as
+// the administrator believes that nobody holds it.
+const nameWait = 3 * time.Second
+
+// holder is who holds a name, or for orders that take nothing away, who held it last.
+func (a *Admin) holder(ctx context.Context, o order) (ident.Identity, error) {
+	ctx, cancel := context.WithTimeout(ctx, nameWait)
+	defer cancel()
+	denies := o.verb == wire.VerbRevoke || o.verb == wire.VerbSuspend || o.verb == wire.VerbReceipt
+	for {
+		if held, gone, ok := a.Ledger.Name(o.Name); ok && (!gone || !denies) {
+			return held.Holder, nil
+		}
+		if wait.For(ctx, 20*time.Millisecond) != nil {
+			return ident.Identity{}, wire.Errorf(wire.BadName, "see 'nscsetup name list'", "nobody holds the name %s", o.Name)
+		}
+	}
+}
+
 // keys are those of the suspensions that a request is about.
-func (a *Admin) keys(o order) ([]ledger.Key, error) {
+func (a *Admin) keys(ctx context.Context, o order) ([]ledger.Key, error) {
 	now := a.Now()
 	switch {
 	case !o.Identity.IsZero():
 		return []ledger.Key{ledger.IdentitySuspension(o.Identity)}, nil
 	case !o.Name.IsZero():
-		held, gone, ok := a.Ledger.Name(o.Name)
-		if !ok || gone && o.verb != wire.VerbResume && o.verb != wire.VerbShow {
-			return nil, wire.Errorf(wire.BadName, "see 'nscsetup name list'", "nobody holds the name %s", o.Name)
+		id, err := a.holder(ctx, o)
+		if err != nil {
+			return nil, err
 		}
-		return []ledger.Key{ledger.IdentitySuspension(held.Holder)}, nil
+		return []ledger.Key{ledger.IdentitySuspension(id)}, nil
 	case !o.User.IsZero():
 		return a.userKeys(o, now)
 	default:

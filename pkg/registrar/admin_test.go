@@ -149,6 +149,23 @@ func indexOf(t *testing.T, d *desk, name string) int {
 	return -1
 }
 
+// A name that was taken a moment ago in another region may be heard of after the administrator's
+// request: it is waited for, and one that nobody holds is refused all the same.
+func TestAdminWaitsForAName(t *testing.T) {
+	d := newDesk(t)
+	known := ledger.KnownName{
+		Name: must(ident.ParseName("alice")), Version: 1, Until: d.now.Add(time.Hour).Unix(), At: d.now.UnixMilli(),
+		Holder: must(ident.ParseIdentity("open:" + newKey(keystore.User).Public())),
+	}
+	time.AfterFunc(100*time.Millisecond, func() { d.admin.Ledger.RestoreName(known) })
+	if a, err := d.ask(d.order("suspend", `{"name":"alice"}`)); err != nil || len(a.Standing) != 1 || a.Standing[0].State != wire.StateSuspended {
+		t.Errorf("%+v %v", a, err)
+	}
+	if _, err := d.ask(d.order("suspend", `{"name":"bob"}`)); err == nil || err.Code != wire.BadName {
+		t.Errorf("a name that nobody holds: %v", err)
+	}
+}
+
 // A receipt says no more than servers said: where they could not be asked none of them holds it.
 func TestReceiptSaysWhatServersSaid(t *testing.T) {
 	d := newDesk(t)
