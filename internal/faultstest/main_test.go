@@ -2,6 +2,7 @@ package faultstest
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"fmt"
 	"log/slog"
@@ -16,6 +17,8 @@ import (
 	"github.com/nats-io/nats.go"
 	natsjs "github.com/nats-io/nats.go/jetstream"
 
+	"github.com/herald-nats/herald/internal/cli"
+	"github.com/herald-nats/herald/internal/cli/nscsetup"
 	"github.com/herald-nats/herald/internal/natsconn"
 	"github.com/herald-nats/herald/internal/service"
 	"github.com/herald-nats/herald/internal/testlog"
@@ -33,6 +36,9 @@ type world struct {
 	t *testing.T
 	*uptest.Platform
 	log *testlog.Log
+	// clocks are by how much those of services, or of all in a region, are ahead of the servers';
+	// negative: behind.
+	clocks map[string]time.Duration
 
 	mu       sync.Mutex
 	services map[string]*service.Running // "issuer/ams"
@@ -42,8 +48,15 @@ type world struct {
 // each.
 func newWorld(t *testing.T, wan bool) *world {
 	t.Helper()
-	w := &world{t: t, log: &testlog.Log{}, services: map[string]*service.Running{}}
-	p, err := uptest.Start(t.TempDir(), uptest.Options{Bare: true, WAN: wan})
+	return newWorldOf(t, uptest.Options{WAN: wan}, nil)
+}
+
+// newWorldOf is newWorld with more, and with clocks that are ahead or behind.
+func newWorldOf(t *testing.T, o uptest.Options, clocks map[string]time.Duration) *world {
+	t.Helper()
+	w := &world{t: t, log: &testlog.Log{}, clocks: clocks, services: map[string]*service.Running{}}
+	o.Bare = true
+	p, err := uptest.Start(t.TempDir(), o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -91,6 +104,9 @@ func (w *world) start(name string) time.Duration {
 	if err != nil {
 		w.t.Fatal(err)
 	}
+	if ahead := w.clocks[name] + w.clocks[filepath.Base(name)]; ahead != 0 {
+		c.Now = func() time.Time { return time.Now().Add(ahead) }
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	s, err := c.Start(ctx, slog.New(slog.NewTextHandler(w.log, nil)))
@@ -122,15 +138,17 @@ func (w *world) service(name string) *service.Running {
 }
 
 // cut cuts a region off from all others, and heal joins it again.
-func (w *world) cut(name string)  { w.links(name, w.Up.Cluster.Cut) }
-func (w *world) heal(name string) { w.links(name, w.Up.Cluster.Heal) }
+func (w *world) cut(name string)  { w.t.Helper(); w.links(name, w.Up.Cluster.Cut) }
+func (w *world) heal(name string) { w.t.Helper(); w.links(name, w.Up.Cluster.Heal) }
 
+// links does something to all links of a region, also where it is not the test's own goroutine
+// that wants it.
 func (w *world) links(name string, f func(a, b ident.Region) error) {
 	w.t.Helper()
 	for _, other := range regions() {
 		if other != name {
 			if err := f(region(name), region(other)); err != nil {
-				w.t.Fatal(err)
+				w.t.Error(err)
 			}
 		}
 	}
@@ -155,6 +173,17 @@ func (w *world) dial(account, role, in string) *nats.Conn {
 	}
 	w.t.Cleanup(nc.Close)
 	return nc
+}
+
+// nscsetup runs it, which must end so, and gives what it says.
+func (w *world) nscsetup(want int, args ...string) string {
+	w.t.Helper()
+	var out, errs bytes.Buffer
+	code := nscsetup.Run(w.t.Context(), cli.IO{In: strings.NewReader(""), Out: &out, Err: &errs}, append([]string{"--dir", w.Dir}, args...))
+	if code != want {
+		w.t.Fatalf("nscsetup %v: %d\n%s%s", args, code, out.String(), errs.String())
+	}
+	return out.String() + errs.String()
 }
 
 // signer signs as the registrar of a region.

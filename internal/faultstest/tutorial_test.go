@@ -11,7 +11,6 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/herald-nats/herald/internal/cli"
-	"github.com/herald-nats/herald/internal/cli/nscsetup"
 	"github.com/herald-nats/herald/internal/natsconn"
 	"github.com/herald-nats/herald/internal/service"
 	"github.com/herald-nats/herald/pkg/ident"
@@ -26,21 +25,12 @@ func TestTutorialDoor(t *testing.T) {
 	w := newWorld(t, false)
 	file := w.Up.Platform.Dir.File()
 	before := must(os.ReadFile(file))
-	run := func(want int, args ...string) string {
-		t.Helper()
-		var out, errs bytes.Buffer
-		code := nscsetup.Run(t.Context(), cli.IO{In: strings.NewReader(""), Out: &out, Err: &errs}, append([]string{"--dir", w.Dir}, args...))
-		if code != want {
-			t.Fatalf("nscsetup %v: %d\n%s%s", args, code, out.String(), errs.String())
-		}
-		return out.String() + errs.String()
-	}
 	apply := func(more string) {
 		t.Helper()
 		if err := os.WriteFile(file, append(bytes.Clone(before), more...), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		run(cli.OK, "apply", "--yes")
+		w.nscsetup(cli.OK, "apply", "--yes")
 	}
 	r, _ := w.Public.Document.Region(region("sgp"))
 	// ask asks as a program of the tutorial does, but for the inbox, which is the guest's own.
@@ -93,7 +83,7 @@ func TestTutorialDoor(t *testing.T) {
 	for _, at := range regions() {
 		eventually(t, within(10*time.Second), "all are ready", func() bool { return w.service(service.Issuer + "/" + at).Status().Ready })
 	}
-	if said := run(cli.OK, "doctor", "--json"); !strings.Contains(said, "tutorial-door") {
+	if said := w.nscsetup(cli.OK, "doctor", "--json"); !strings.Contains(said, "tutorial-door") {
 		t.Errorf("doctor does not warn: %s", said)
 	}
 

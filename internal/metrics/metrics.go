@@ -170,6 +170,12 @@ func newCollector(services func() []service.Stats, now func() time.Time) *collec
 	}
 	add(prometheus.GaugeValue, "herald_denials_unstored", "Denials in force that the region's stream was not seen to have.",
 		registrar(func(s *service.RegistrarStats) int { return s.Unstored }))
+	add(prometheus.GaugeValue, "herald_clock_ahead_seconds", "By how much the machine's clock is ahead of most servers'; below 0 behind; absent while none has said what time it is.",
+		func(s service.Stats, emit emit) {
+			if s.Registrar != nil && s.Registrar.Clock != nil {
+				emit(s.Registrar.Clock.Seconds())
+			}
+		})
 	add(prometheus.GaugeValue, "herald_holdings", "Identities that hold a user with a credential.",
 		registrar(func(s *service.RegistrarStats) int { return s.Holdings }))
 	counted := func(read func(*service.RegistrarStats) uint64) func(service.Stats, emit) {

@@ -96,6 +96,7 @@ func services(t *testing.T) (issuer, registrar service.Stats) {
 			},
 		},
 	}
+	behind := -52 * time.Second
 	registrar = service.Stats{
 		Service: service.Registrar, Region: region, Document: trust.Version{Epoch: 1, Number: 1}, CopyFailing: true,
 		Status:      service.Status{Why: []string{"connection registrar-ams-ledger is being made again"}},
@@ -103,7 +104,7 @@ func services(t *testing.T) (issuer, registrar service.Stats) {
 		// Its clock was put back meanwhile.
 		Ages: []ledger.Age{{Source: "denials", Since: now().Add(time.Hour)}},
 		Registrar: &service.RegistrarStats{
-			Unstored: 16, Holdings: 17, Revoking: 48, PeersRefused: 18, RecordsRefused: 19, Damaged: 20,
+			Unstored: 16, Holdings: 17, Revoking: 48, Clock: &behind, PeersRefused: 18, RecordsRefused: 19, Damaged: 20,
 			Servers: own.WatcherStats{
 				Looks: 21, Failed: 22, Pushed: 23, Overwritten: 24, Foreign: 25, OutOfLine: 26, Conflicts: 27, Behind: 28,
 				InLine: now().Add(-29 * time.Second), Largest: []own.AccountSize{{Name: "CHAT", Bytes: 49}, {Name: "AUTH", Bytes: 50}}, Limit: 51,
@@ -143,6 +144,7 @@ herald_callers_refused_total{region="ams",service="registrar"} 0
 herald_callout_disconnected_total{region="ams",service="registrar"} 45
 herald_callout_disconnects_forgotten_total{region="ams",service="registrar"} 47
 herald_callout_disconnects_waiting{region="ams",service="registrar"} 46
+herald_clock_ahead_seconds{region="ams",service="registrar"} -52
 herald_credential_expires_in_seconds{file="auth.creds",region="ams",service="issuer"} 33
 herald_credential_expires_in_seconds{file="ledger.creds",region="ams",service="registrar"} -42
 herald_denials_unstored{region="ams",service="registrar"} 16

@@ -30,6 +30,8 @@ type door struct {
 	dial  func(context.Context) (*nats.Conn, error)
 	// unable is what keeps the service from answering here now; empty: nothing does.
 	unable func() string
+	// later: that something does is no reason not to start.
+	later bool
 	// wanted tells whether there is to be such a door at all.
 	wanted func() bool
 
@@ -75,12 +77,16 @@ func (d *doors) open(ctx, run context.Context) error {
 	for _, o := range d.all {
 		if !o.wanted() {
 			o.says("")
-		} else if why := o.unable(); why != "" {
+		} else if why := o.unable(); why != "" && !o.later {
 			return fmt.Errorf("%w: it cannot answer: %s", ErrConfig, why)
 		}
 	}
 	for _, o := range d.all {
 		if !o.wanted() {
+			continue
+		}
+		if why := o.unable(); why != "" {
+			o.says(why)
 			continue
 		}
 		var err error
@@ -162,7 +168,7 @@ func (d *doors) set(ctx context.Context, o *door) {
 		d.log.Info("requests are taken again", "door", o.name)
 	case why != "" && o.server != nil:
 		o.says(why)
-		d.log.Error("no requests are taken; issuers of other regions answer them", "door", o.name, "error", why)
+		d.log.Error("no requests are taken; services of other regions answer them", "door", o.name, "error", why)
 		d.shut(o)
 	case why != "":
 		o.says(why)

@@ -120,7 +120,7 @@ func (c *Config) credential(a attachment) (credential, error) {
 	if cred.token, err = cred.file.JWT(); err != nil {
 		return cred, err
 	}
-	u, err := c.platform.VerifyUser(cred.token, time.Now())
+	u, err := c.platform.VerifyUser(cred.token, c.now())
 	if errors.Is(err, trust.ErrExpired) {
 		return cred, fmt.Errorf("%s: %w", cred.file.Path, err)
 	}
@@ -145,7 +145,7 @@ func (c *Config) tls() (authorities, certificate bool, err error) {
 	if err != nil {
 		return false, false, err
 	}
-	if pair.Leaf != nil && !time.Now().Before(pair.Leaf.NotAfter) {
+	if pair.Leaf != nil && !c.now().Before(pair.Leaf.NotAfter) {
 		return false, false, fmt.Errorf("%s: %w", filepath.Join(c.dir, certs.ClientFile), certs.ErrExpired)
 	}
 	return pool != nil, len(pair.Certificate) > 0, nil

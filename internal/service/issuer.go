@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"github.com/nats-io/nats.go"
 
@@ -62,14 +61,14 @@ func (c *Config) startIssuer(ctx, run context.Context, r *Running, log *slog.Log
 		folder, err := c.readKeys()
 		return r.handed.with(folder, know.document()), err
 	}
-	logins := oidc.New(know.document().Providers, oidc.Options{Log: log})
+	logins := oidc.New(know.document().Providers, oidc.Options{Clock: c.now, Log: log})
 	r.logins = logins
 	svc := provision.New(provision.Config{
 		Region: c.Region, Self: self, SealKey: r.files.seal, Door: lobby, Callout: r.files.callout, RoleKeys: r.files.keys, MoreKeys: more,
 		Ledger:  know.projection,
 		Home:    provision.NewHome(nc, know.projection, c.opener),
 		Methods: authn.Methods{logins},
-		Records: records, Guests: []ident.Label{guest}, Log: log, Now: time.Now, Spread: issuer.Spread,
+		Records: records, Guests: []ident.Label{guest}, Log: log, Now: c.now, Spread: issuer.Spread,
 	})
 	r.issuing = svc
 	r.doors.look = svc.LookAgain
@@ -96,7 +95,7 @@ func (c *Config) startIssuer(ctx, run context.Context, r *Running, log *slog.Log
 		tells(run, svc, know.document, func(d *ledger.Document) bool {
 			folder, err := c.readKeys()
 			return err == nil && r.handed.ready(folder, d)
-		}, records.Note, cmp.Or(c.Pace, tellAfter))
+		}, records.Note, c.now, cmp.Or(c.Pace, tellAfter))
 	})
 	// Members and guests each have a connection of their own.
 	c.answers(r, "renew", svc.MemberEndpoints(), log, func() string { members, _ := svc.Held().Unable(); return members })
@@ -134,7 +133,7 @@ func (c *Config) records(r *Running, creds credential, store audit.Store, log *s
 	config := audit.Config{
 		Region: c.Region, Writer: creds.user, Signer: own.Key, JWT: creds.file.JWT, Store: store,
 		Required: r.required.Load, // never for a registrar: what it states is in force already
-		Log:      log, Now: time.Now,
+		Log:      log, Now: c.now,
 	}
 	switch s, err := spool.Open(c.State, spool.Most); {
 	case err != nil:

@@ -44,6 +44,7 @@ type knowledge struct {
 	copy       *diskcopy.Copy // nil: there is none
 	loaded     diskcopy.Loaded
 	log        *slog.Logger
+	now        func() time.Time
 	changed    atomic.Pointer[func(ledger.Entry)] // what a service wants to be told
 	failing    atomic.Bool                        // the last flush failed; only who flushes sets it
 }
@@ -51,7 +52,7 @@ type knowledge struct {
 // know loads the copy and prepares to follow over a connection in AUTH or READERS. It
 // follows once run is called.
 func (c *Config) know(nc *nats.Conn, self ident.UserKey, secret []byte, log *slog.Logger) (*knowledge, error) {
-	k := &knowledge{log: log}
+	k := &knowledge{log: log, now: c.now}
 	k.projection = ledger.NewProjection(k.told)
 	if c.Service == Registrar && c.Region == c.platform.Home {
 		k.projection.CountHolders()
@@ -124,7 +125,7 @@ func (k *knowledge) openCopy(path string, secret []byte, about diskcopy.About, o
 	}
 	if k.loaded.Positions != nil {
 		k.log.Info("what is known is from the copy on the disk", "path", path, "names", k.loaded.Names, "others", k.loaded.Others,
-			"age", time.Since(k.loaded.Written).Round(time.Second), "took", time.Since(began).Round(time.Millisecond))
+			"age", k.now().Sub(k.loaded.Written).Round(time.Second), "took", time.Since(began).Round(time.Millisecond))
 	}
 }
 
@@ -150,7 +151,7 @@ func (k *knowledge) flush() {
 		return
 	}
 	at := k.follower.At() // before the entries are looked at
-	err := k.copy.Flush(k.projection, at, time.Now())
+	err := k.copy.Flush(k.projection, at, k.now())
 	failed := k.failing.Swap(err != nil)
 	switch {
 	case err == nil:

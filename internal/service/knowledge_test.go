@@ -55,7 +55,7 @@ func TestCopyFailing(t *testing.T) {
 	}
 
 	var log strings.Builder
-	k := &knowledge{log: slog.New(slog.NewTextHandler(&log, nil))}
+	k := &knowledge{log: slog.New(slog.NewTextHandler(&log, nil)), now: time.Now}
 	k.projection = ledger.NewProjection(k.told)
 	// With positions it is complete at once, as with a copy that has them.
 	k.follower = &ledger.Follower{Projection: k.projection, Opener: c.opener, Positions: map[string]uint64{}, Log: k.log}

@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/herald-nats/herald/internal/endpoint"
+	"github.com/herald-nats/herald/internal/wait"
 	"github.com/herald-nats/herald/pkg/audit"
 	"github.com/herald-nats/herald/pkg/audit/stream"
 	"github.com/herald-nats/herald/pkg/authn"
@@ -48,6 +49,8 @@ type keeper struct {
 	writers *registrar.Writers
 	rotor   *registrar.Rotor
 
+	clock *registrar.Clock
+
 	accounts atomic.Pointer[[]string] // JWTs of the folder
 }
 
@@ -64,18 +67,19 @@ func (c *Config) startRegistrar(ctx, run context.Context, r *Running, log *slog.
 	if err != nil {
 		return err
 	}
-	k := &keeper{signing: r.files.signing, refresh: make(chan audit.Record, 1024), rebased: make(chan struct{}, 1)}
-	k.door = &registrar.Doorkeeper{Holdings: ledger.NewHoldings(), Kick: kicker(sys), Log: log, Now: time.Now}
+	k := &keeper{signing: r.files.signing, refresh: make(chan audit.Record, 1024), rebased: make(chan struct{}, 1), clock: &registrar.Clock{Now: c.now}}
+	k.door = &registrar.Doorkeeper{Holdings: ledger.NewHoldings(), Kick: kicker(sys), Log: log, Now: c.now}
 	accounts := r.files.accounts // which a reload replaces
 	k.accounts.Store(&accounts)
-	resolver := registrar.NewResolver(sys, c.operator, k.signing, time.Now)
+	resolver := registrar.NewResolver(sys, c.operator, k.signing, c.now)
+	resolver.Clock = k.clock
 	resolver.Revoked = func(a ident.AccountKey) map[ledger.Key]ledger.Revocation { return k.know.projection.Revoked(a) }
 	k.watcher = &registrar.Watcher{
 		Resolver: resolver,
 		Known:    func() []string { return append(k.know.bases(), *k.accounts.Load()...) },
 		Changed:  k.rebased, Spread: issuer.Spread,
-		Repaired: func(s registrar.Standing, by []string) { k.written.Note(registrar.RepairOf(s, by, time.Now())) },
-		Log:      log, Now: time.Now,
+		Repaired: func(s registrar.Standing, by []string) { k.written.Note(registrar.RepairOf(s, by, c.now())) },
+		Log:      log, Now: c.now,
 	}
 	if err := c.keepLedger(ctx, run, r, k, log); err != nil {
 		return err
@@ -84,7 +88,7 @@ func (c *Config) startRegistrar(ctx, run context.Context, r *Running, log *slog.
 	r.work.Go(func() { k.revoker.Run(run) })
 	k.rotor = &registrar.Rotor{
 		Signer: k.signing, Document: k.know.document, Ledger: k.know.projection, Operator: c.operator, Confirm: k.watcher.Confirm,
-		Writers: k.writers, Read: k.records.EndedAt, Margin: cmp.Or(c.Pace, ledger.MaxAhead), Least: cmp.Or(3*c.Pace, heardWithin), Spread: issuer.Spread, Log: log, Now: time.Now,
+		Writers: k.writers, Read: k.records.EndedAt, Margin: cmp.Or(c.Pace, ledger.MaxAhead), Least: cmp.Or(3*c.Pace, heardWithin), Clock: k.clock, Spread: issuer.Spread, Log: log, Now: c.now,
 	}
 	if c.Region == c.platform.Home {
 		if err := c.decide(ctx, run, r, k, log); err != nil {
@@ -148,15 +152,31 @@ func own() (untouchable []ident.Label, admin, role ident.Label, err error) {
 	return untouchable, untouchable[0], role, err
 }
 
-// unread are regions whose records were not read to their end yet.
-func (k *keeper) unread() []string {
-	var out []string
-	for _, r := range k.know.document().Public.Regions {
-		if !k.records.Ended(r.Name.String()) {
-			out = append(out, r.Name.String())
+// recordsWait bounds how long an administrator waits for records: several times what it takes to
+// read what another region wrote a moment ago.
+const recordsWait = time.Second
+
+// unread has the records of all regions read, and gives those of which that takes longer; see
+// registrar.Admin.
+func (k *keeper) unread(ctx context.Context) map[string]time.Time {
+	ctx, cancel := context.WithTimeout(ctx, recordsWait)
+	defer cancel()
+	now := k.clock.Now()
+	regions := k.know.document().Public.Regions
+	for _, r := range regions {
+		k.records.News(r.Name.String())
+	}
+	for {
+		lacking := map[string]time.Time{}
+		for _, r := range regions {
+			if at := k.records.EndedAt(r.Name.String()); at.Before(now) {
+				lacking[r.Name.String()] = at
+			}
+		}
+		if len(lacking) == 0 || wait.For(ctx, 5*time.Millisecond) != nil {
+			return lacking
 		}
 	}
-	return out
 }
 
 // administer answers administrators, who also find the registrar there and see how it is, as
@@ -170,13 +190,26 @@ func (c *Config) administer(r *Running, k *keeper, log *slog.Logger) error {
 		Region: c.Region, Self: r.files.self, Administrators: admin, Role: role,
 		Untouchable: untouchable, Unread: k.unread,
 		Document: k.know.document, Ledger: k.know.projection, Holdings: k.door.Holdings, Denials: k.denials, Revoker: k.revoker,
-		Confirm: k.watcher.Confirm, Rotations: k.rotor.Look, Open: k.door.WaitingOf, Signing: k.signing, Refused: k.written.Note, Log: log, Now: time.Now,
+		Confirm: k.watcher.Confirm, Rotations: k.rotor.Look, Open: k.door.WaitingOf, Signing: k.signing, Refused: k.written.Note, Log: log, Now: c.now,
 	}
-	r.doors.add(c.door(r, platform.LedgerCreds, "administration", log, func(nc *nats.Conn) (*endpoint.Server, error) {
+	r.doors.add(k.timely(c.door(r, platform.LedgerCreds, "administration", log, func(nc *nats.Conn) (*endpoint.Server, error) {
 		return endpoint.Serve(nc, Registrar, registrar.Queue, "names, denials and accounts in "+c.Region.String(),
 			[]endpoint.Endpoint{k.admin.Endpoint()}, func() any { return r.Stats().shown() })
-	}))
+	})))
 	return nil
+}
+
+// timely closes a door while the machine's clock is wrong: another region's registrars answer then,
+// if they may.
+func (k *keeper) timely(d *door) *door {
+	d.later = true
+	d.unable = func() string {
+		if err := k.clock.Err(); err != nil {
+			return err.Error()
+		}
+		return ""
+	}
+	return d
 }
 
 // attach connects with creds of the folder.
@@ -215,12 +248,12 @@ func (c *Config) keepLedger(ctx, run context.Context, r *Running, k *keeper, log
 	k.written = written
 	k.denials = &registrar.Denials{
 		Region: c.Region, Self: self, Store: jetstream.NewDenials(write, read, c.Region), Projection: k.know.projection,
-		Stated: func(e ledger.Entry) { k.written.Note(registrar.ChangeOf(e, "registrar", time.Now())) },
-		Opener: c.opener, Signer: ledger.KeySigner{Key: k.signing}, Publish: write.Publish, Log: log, Now: time.Now,
+		Stated: func(e ledger.Entry) { k.written.Note(registrar.ChangeOf(e, "registrar", c.now())) },
+		Opener: c.opener, Signer: ledger.KeySigner{Key: k.signing}, Publish: write.Publish, Clock: k.clock, Log: log, Now: c.now,
 	}
 	if c.Region == c.platform.Home {
 		// Home verifies again what issuers pass on.
-		k.logins = oidc.New(k.know.document().Providers, oidc.Options{Log: log})
+		k.logins = oidc.New(k.know.document().Providers, oidc.Options{Clock: c.now, Log: log})
 		r.logins = k.logins
 	}
 	untouchable, admin, _, err := own()
@@ -229,7 +262,7 @@ func (c *Config) keepLedger(ctx, run context.Context, r *Running, k *keeper, log
 	}
 	k.revoker = &registrar.Revoker{
 		Spared:  func(a ident.AccountKey) bool { return registrar.Spared(k.know.document(), a, untouchable, admin) },
-		Denials: k.denials, Holdings: k.door.Holdings, Ledger: k.know.projection, Touch: k.watcher.Touch, Log: log, Now: time.Now,
+		Denials: k.denials, Holdings: k.door.Holdings, Ledger: k.know.projection, Touch: k.watcher.Touch, Log: log, Now: c.now,
 	}
 	k.door.Gone = k.know.projection.Gone
 	changed := func(e ledger.Entry) {
@@ -277,7 +310,7 @@ func (c *Config) keepLedger(ctx, run context.Context, r *Running, k *keeper, log
 	r.work.Go(func() { k.denials.Run(run) })
 
 	k.writers = &registrar.Writers{Issues: k.isIssuer}
-	k.records = &registrar.Records{Holdings: k.door.Holdings, Writers: k.writers, Log: log, Now: time.Now, Issued: func(rec audit.Record) {
+	k.records = &registrar.Records{Holdings: k.door.Holdings, Writers: k.writers, Log: log, Now: c.now, Issued: func(rec audit.Record) {
 		k.door.Issued(rec)
 		k.revoker.Issued(rec)
 		if c.Region == c.platform.Home {
@@ -347,14 +380,14 @@ func (c *Config) decide(ctx, run context.Context, r *Running, k *keeper, log *sl
 			Rules: k.know.document().Names, Known: k.know.projection.Version,
 			Decided: func(e ledger.Entry) {
 				k.know.projection.Apply(e)
-				k.written.Note(registrar.ChangeOf(e, "home", time.Now()))
+				k.written.Note(registrar.ChangeOf(e, "home", c.now()))
 			},
 		}
 	}
 	home := &registrar.Home{
-		Decider: decider, Document: k.know.document, Issuers: auth, Limits: registrar.DefaultLimits(), Log: log, Now: time.Now,
+		Decider: decider, Document: k.know.document, Issuers: auth, Limits: registrar.DefaultLimits(), Clock: k.clock, Log: log, Now: c.now,
 		Names: ledger.NameCounts{
-			Projection: k.know.projection, Now: time.Now, Rules: func() ledger.NameRules { return k.know.document().Names },
+			Projection: k.know.projection, Now: c.now, Rules: func() ledger.NameRules { return k.know.document().Names },
 		},
 		Methods: authn.Methods{k.logins}, AccessKey: k.know.projection.AccessKey, Redeemed: k.know.projection.Redeemed,
 		Suspended: func(id ident.Identity) bool {
@@ -368,10 +401,10 @@ func (c *Config) decide(ctx, run context.Context, r *Running, k *keeper, log *sl
 		return err
 	}
 	k.logins.Use(k.know.document().Providers)
-	r.doors.add(c.door(r, platform.HomeCreds, "home", log, func(nc *nats.Conn) (*endpoint.Server, error) {
+	r.doors.add(k.timely(c.door(r, platform.HomeCreds, "home", log, func(nc *nats.Conn) (*endpoint.Server, error) {
 		return endpoint.ServeQuiet(nc, registrar.Queue, home.Endpoints())
-	}))
-	mirrors := &registrar.Mirrors{Origin: decisions, Copies: map[ident.Region]ledger.Source{}, Publish: k.denials.Publish, Log: log, Now: time.Now}
+	})))
+	mirrors := &registrar.Mirrors{Origin: decisions, Copies: map[ident.Region]ledger.Source{}, Publish: k.denials.Publish, Log: log, Now: c.now}
 	for _, region := range c.platform.Regions {
 		mirrors.Copies[region.Name] = jetstream.MirrorSource(k.read, region.Name)
 	}
@@ -383,8 +416,11 @@ func (c *Config) decide(ctx, run context.Context, r *Running, k *keeper, log *sl
 			case <-run.Done():
 				return
 			case rec := <-k.refresh:
+				if k.clock.Err() != nil {
+					continue // what it would decide is from another time
+				}
 				// A failure is nothing to tell: the next renewal asks again.
-				if _, err := decider().Refresh(run, rec.Name, rec.Identity, time.Unix(rec.Expires, 0), time.Now()); err != nil {
+				if _, err := decider().Refresh(run, rec.Name, rec.Identity, time.Unix(rec.Expires, 0), c.now()); err != nil {
 					log.Debug("a name was not kept for longer", "name", rec.Name.String(), "error", err)
 				}
 			}

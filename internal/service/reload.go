@@ -39,6 +39,7 @@ func (r *Running) Prepare() (*Change, error) {
 	if err != nil {
 		return nil, err
 	}
+	next.Now = r.config.Now
 	// Before the folder is looked at as one of something else.
 	if err := r.same(next); err != nil {
 		return nil, err

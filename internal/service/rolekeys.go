@@ -109,13 +109,13 @@ const (
 
 // tells records by which platform document an issuer works, until ctx ends: registrars have a
 // role key go only when all issuers work by a document that has another.
-func tells(ctx context.Context, svc *provision.Service, document func() *ledger.Document, ready func(*ledger.Document) bool, note func(audit.Record), after time.Duration) {
+func tells(ctx context.Context, svc *provision.Service, document func() *ledger.Document, ready func(*ledger.Document) bool, note func(audit.Record), clock func() time.Time, after time.Duration) {
 	var (
 		rank, told uint64
 		since, at  time.Time
 	)
 	for wait.For(ctx, after/15) == nil {
-		d, now := document(), time.Now()
+		d, now := document(), clock()
 		if r := svc.Rank(); r != rank {
 			rank, since = r, now
 		}

@@ -60,6 +60,8 @@ type Config struct {
 	// Pace is, for tests, in place of how long the replacement of a role key waits for clocks and
 	// for issuers that were not heard of; 0 is what is safe.
 	Pace time.Duration `yaml:"-"`
+	// Now is, for tests, in place of the machine's clock; nil is that. Set it before Start.
+	Now func() time.Time `yaml:"-"`
 
 	path     string // of the file
 	dir      string
@@ -105,7 +107,7 @@ func Load(path string) (*Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.opener = ledger.Opener{Operator: c.operator, Now: time.Now, Check: platform.CheckDocument}
+	c.opener = ledger.Opener{Operator: c.operator, Now: c.now, Check: platform.CheckDocument}
 	if c.entry, err = c.opener.Open(ledger.PlatformKey().String(), strings.TrimSpace(document)); err != nil {
 		return nil, fmt.Errorf("%s: %w: %w", c.dir, ErrConfig, err)
 	}
@@ -126,6 +128,14 @@ func Load(path string) (*Config, error) {
 		c.State = filepath.Join(c.dir, c.State)
 	}
 	return c, nil
+}
+
+// now is what time it is, by the clock of the service's machine.
+func (c *Config) now() time.Time {
+	if c.Now != nil {
+		return c.Now()
+	}
+	return time.Now()
 }
 
 func (c *Config) read(name string) (string, error) {

@@ -56,6 +56,10 @@ type RegistrarStats struct {
 	Holdings int // identities that hold a user
 	Revoking int // denials whose credentials are still to be revoked
 
+	// Clock is by how much the machine's clock is ahead of most servers', which may be less than
+	// nothing; nil: none has said what time it is.
+	Clock *time.Duration
+
 	PeersRefused   uint64 // messages of other registrars with something that is not believed
 	RecordsRefused uint64 // records that are not believed
 	Damaged        uint64 // requests that home refused because of what its bucket has
@@ -85,6 +89,9 @@ func (r *Running) Stats() Stats {
 			Revoking:     r.keeper.revoker.Waiting(),
 			PeersRefused: r.keeper.denials.Refused(), RecordsRefused: r.keeper.records.Refused(),
 			Servers: r.keeper.watcher.Stats(), Door: r.keeper.door.Stats(),
+		}
+		if ahead, ok := r.keeper.clock.Ahead(); ok {
+			s.Registrar.Clock = &ahead
 		}
 		if r.keeper.admin != nil {
 			s.CallersRefused = r.keeper.admin.Disbelieved()

@@ -99,7 +99,7 @@ func (r *Running) Status() Status {
 	if away {
 		// A server closes who has an old credential, and refuses them from then on.
 		for _, c := range r.credentials() {
-			if !c.Expires.IsZero() && !time.Now().Before(c.Expires) {
+			if !c.Expires.IsZero() && !r.config.now().Before(c.Expires) {
 				s.Why = append(s.Why, fmt.Sprintf("the credential in %s ended at %s", c.File, c.Expires.UTC().Format(time.DateTime)))
 			}
 		}

@@ -42,8 +42,10 @@ type Admin struct {
 	Revoker     *Revoker
 	// Confirm says how servers stand to accounts; see Watcher.Confirm.
 	Confirm func(ctx context.Context, accounts []ident.AccountKey, expected []string, patience bool) (Report, error)
-	// Unread are regions of which the records were not read to their end since the start.
-	Unread func() []string
+	// Unread has the records of all regions read that are there now, and waits a moment for that. It
+	// gives the regions of which it was not done, with the moment up to which they were read; zero:
+	// not since the start.
+	Unread func(context.Context) map[string]time.Time
 	// Open is how many connections of an identity by auth callout are to be closed still.
 	Open    func(ident.Identity) int
 	Signing *keystore.Key // the operator signing key
@@ -146,6 +148,10 @@ func (a *Admin) believe(r endpoint.Request) (order, error) {
 }
 
 func (a *Admin) do(ctx context.Context, o order) (wire.AdminAnswer, error) {
+	// By it credentials may seem to have ended that have not: a receipt would say too much.
+	if err := a.Denials.Clock.Err(); err != nil {
+		return wire.AdminAnswer{}, err
+	}
 	if o.verb == wire.VerbRotations {
 		return a.rotations(ctx, o)
 	}
@@ -403,6 +409,13 @@ func (a *Admin) receipt(ctx context.Context, o order, keys []ledger.Key) (string
 		r.At = a.Now()
 		return r.Sign(a.Signing)
 	}
+	// What an issuer gave a moment before it heard of the denial may be in the records only.
+	unread := a.Unread(ctx)
+	for _, k := range keys {
+		if _, err := a.Revoker.Revoke(ctx, k, "", ""); err != nil && !errors.Is(err, ledger.ErrUnavailable) {
+			r.Behind = append(r.Behind, trust.Lagging{Server: "*", Why: "not all credentials could be revoked: " + err.Error()})
+		}
+	}
 	accounts := map[ident.AccountKey]bool{}
 	for _, k := range keys {
 		e, ok := a.Ledger.Get(k)
@@ -438,8 +451,15 @@ func (a *Admin) receipt(ctx context.Context, o order, keys []ledger.Key) (string
 	if len(expected) == 0 {
 		r.Behind = append(r.Behind, trust.Lagging{Server: "*", Why: "the platform document does not name the servers; run 'nscsetup apply'"})
 	}
-	for _, region := range a.Unread() {
-		r.Behind = append(r.Behind, trust.Lagging{Server: "*", Why: "records of region " + region + " were not read yet: who has a credential there is not known"})
+	for _, region := range slices.Sorted(maps.Keys(unread)) {
+		// The servers of a region that is away are behind as it is.
+		there := slices.ContainsFunc(rep.Servers, func(s Server) bool { return s.Cluster == region })
+		switch at := unread[region]; {
+		case at.IsZero():
+			r.Behind = append(r.Behind, trust.Lagging{Server: "*", Why: "records of region " + region + " were not read yet: who has a credential there is not known"})
+		case there:
+			r.Behind = append(r.Behind, trust.Lagging{Server: "*", Why: "records of region " + region + " cannot be read now: who was given a credential there since " + at.UTC().Format(time.RFC3339) + " is not known"})
+		}
 	}
 	if len(r.Behind) > 0 || err != nil || len(rep.Accounts) < len(accounts) {
 		r.Denied = 0 // nobody knows of any server that it holds all

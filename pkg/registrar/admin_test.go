@@ -26,6 +26,8 @@ type desk struct {
 	refused []audit.Record
 	// asks is how servers answer.
 	asks func(accounts []ident.AccountKey) (registrar.Report, error)
+	// unread are regions whose records could not be read.
+	unread map[string]time.Time
 }
 
 func newDesk(t *testing.T) *desk {
@@ -57,7 +59,7 @@ func newDesk(t *testing.T) *desk {
 		Confirm: func(_ context.Context, accounts []ident.AccountKey, _ []string, _ bool) (registrar.Report, error) {
 			return d.asks(accounts)
 		},
-		Open: func(ident.Identity) int { return 0 }, Unread: func() []string { return nil }, Signing: b.signing, Refused: func(r audit.Record) { d.refused = append(d.refused, r) },
+		Open: func(ident.Identity) int { return 0 }, Unread: func(context.Context) map[string]time.Time { return d.unread }, Signing: b.signing, Refused: func(r audit.Record) { d.refused = append(d.refused, r) },
 		Log: b.log.Logger(), Now: clock,
 	}
 	return d
@@ -171,20 +173,30 @@ func TestReceiptSaysWhatServersSaid(t *testing.T) {
 	d := newDesk(t)
 	user := newKey(keystore.User).Public()
 	body := `{"user":"` + user + `","account":"CHAT","why":"lost"}`
+	all := func(region string) registrar.Report {
+		s := registrar.Server{Cluster: region}
+		return registrar.Report{Servers: []registrar.Server{s, s, s}, Accounts: []registrar.Standing{{InLine: 3, Servers: 3}}}
+	}
 	for what, c := range map[string]struct {
 		rep             registrar.Report
 		err             error
 		denied, servers int
+		unread          map[string]time.Time
 	}{
 		"one is away": {registrar.Report{
 			Servers: make([]registrar.Server, 2), Accounts: []registrar.Standing{{InLine: 2, Servers: 3}}, Behind: []registrar.Behind{{Server: "ams-3", Why: "it does not answer"}},
-		}, nil, 2, 3},
-		"none can be asked":    {registrar.Report{}, errors.New("no connection"), 0, 3},
-		"it is not known":      {registrar.Report{Servers: make([]registrar.Server, 3)}, nil, 0, 3},
-		"it cannot be pushed":  {registrar.Report{Servers: make([]registrar.Server, 3), Accounts: []registrar.Standing{{InLine: 3, Servers: 3, Err: errors.New("too large")}}}, nil, 0, 3},
-		"one of two lacks one": {registrar.Report{Servers: make([]registrar.Server, 3), Accounts: []registrar.Standing{{InLine: 3, Servers: 3}, {InLine: 1, Servers: 3}}}, nil, 1, 3},
+		}, nil, 2, 3, nil},
+		"none can be asked":    {registrar.Report{}, errors.New("no connection"), 0, 3, nil},
+		"it is not known":      {registrar.Report{Servers: make([]registrar.Server, 3)}, nil, 0, 3, nil},
+		"it cannot be pushed":  {registrar.Report{Servers: make([]registrar.Server, 3), Accounts: []registrar.Standing{{InLine: 3, Servers: 3, Err: errors.New("too large")}}}, nil, 0, 3, nil},
+		"one of two lacks one": {registrar.Report{Servers: make([]registrar.Server, 3), Accounts: []registrar.Standing{{InLine: 3, Servers: 3}, {InLine: 1, Servers: 3}}}, nil, 1, 3, nil},
+		// Who was given a credential a moment ago is known by records.
+		"records were never read":     {all(""), nil, 0, 3, map[string]time.Time{"ams": {}}},
+		"records cannot be read":      {all("ams"), nil, 0, 3, map[string]time.Time{"ams": time.Unix(1, 0)}},
+		"records of who is not there": {all("ams"), nil, 3, 3, map[string]time.Time{"sfo": time.Unix(1, 0)}},
 	} {
 		d.asks = func([]ident.AccountKey) (registrar.Report, error) { return c.rep, c.err }
+		d.unread = c.unread
 		a, werr := d.ask(d.order("revoke", body))
 		if werr != nil {
 			t.Fatal(werr)

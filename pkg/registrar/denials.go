@@ -37,6 +37,7 @@ type Denials struct {
 	Stated func(ledger.Entry)
 	// Publish sends a message in LEDGER, to whoever is there; it may be lost.
 	Publish func(subject string, data []byte) error
+	Clock   *Clock // while it is wrong nothing is stated; may be nil
 	Log     *slog.Logger
 	Now     func() time.Time
 
@@ -166,7 +167,11 @@ func (d *Denials) write(ctx context.Context, key ledger.Key, state func(cur *led
 
 // state puts what is stated of a key in force at once, everywhere that can be reached, and gives
 // what holds then; nil: nothing does, and nothing was to be stated. What is new is to be stored.
+// It wraps ErrClock while this machine's clock is wrong.
 func (d *Denials) state(key ledger.Key, state func(cur *ledger.Entry) (*ledger.Entry, error)) (*ledger.Entry, error) {
+	if err := d.Clock.Err(); err != nil {
+		return nil, fmt.Errorf("nothing is stated of %s: %w", key, err)
+	}
 	for {
 		var cur *ledger.Entry
 		if e, ok := d.Projection.Get(key); ok {
@@ -182,6 +187,10 @@ func (d *Denials) state(key ledger.Key, state func(cur *ledger.Entry) (*ledger.E
 			continue // another's came meanwhile and beats it: it is stated anew upon that
 		}
 		d.note(*e, d.Now().Add(adoptAfter))
+		// To the own region's stream first, without looking whether it is there. A registrar that
+		// dies when it has told somebody would otherwise leave an issuer that refuses whom nobody
+		// else knows to be denied, and issuers tell nobody.
+		d.publish(subject.DenialsPrefix(d.Region)+key.String(), []byte(e.Token))
 		d.tell(*e)
 		if d.Stated != nil {
 			d.Stated(*e)

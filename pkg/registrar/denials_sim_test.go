@@ -141,6 +141,12 @@ func (w *world) publish(from int, subj string, data []byte) error {
 		}
 		return nil
 	}
+	if key, ok := strings.CutPrefix(subj, subject.DenialsPrefix(w.names[from])); ok {
+		if w.dice.IntN(5) > 0 { // nobody acknowledges it
+			_ = w.streams[from].Append(context.Background(), must(ledger.ParseKey(key)), string(data))
+		}
+		return nil
+	}
 	for to, r := range w.names {
 		live, isLive := strings.CutPrefix(subj, subject.Live(r, ""))
 		if isLive {

@@ -143,7 +143,8 @@ func TestDenialIsInForceAtOnce(t *testing.T) {
 		}
 		told = append(told, m.subj)
 	}
-	want := []string{"ledger.ams.live." + key.String(), "ledger.sfo.live." + key.String(), "ledger.sgp.live." + key.String()}
+	// The own region's stream first: whoever dies then leaves nobody alone with it.
+	want := []string{"denials.ams." + key.String(), "ledger.ams.live." + key.String(), "ledger.sfo.live." + key.String(), "ledger.sgp.live." + key.String()}
 	if strings.Join(told, " ") != strings.Join(want, " ") {
 		t.Errorf("told %q", told)
 	}

@@ -42,6 +42,7 @@ type Home struct {
 	// Methods are ways to show who asks, beside those that need the ledger alone.
 	Methods authn.Methods
 	Limits  *Limits
+	Clock   *Clock // while it is wrong nothing is decided; may be nil
 	Log     *slog.Logger
 	Now     func() time.Time
 
@@ -136,6 +137,9 @@ func refusal(err error) *wire.Error {
 // verify believes nothing of a claim but what its client signed.
 func (h *Home) verify(r endpoint.Request) (asked, error) {
 	var a asked
+	if err := h.Clock.Err(); err != nil {
+		return a, err
+	}
 	doc := h.Document()
 	if doc == nil {
 		return a, errors.New("no platform document is known yet")

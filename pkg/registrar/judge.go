@@ -191,6 +191,9 @@ func (r *Resolver) sign(it *item, denied revocations, above, follow int64) (trus
 	if r.signer == nil {
 		return trust.AccountJWT{}, ErrUnsigned
 	}
+	if err := r.Clock.Err(); err != nil {
+		return trust.AccountJWT{}, err
+	}
 	join, err := it.content(denied)
 	if err != nil {
 		return trust.AccountJWT{}, err

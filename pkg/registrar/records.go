@@ -35,7 +35,7 @@ type Records struct {
 
 	refused atomic.Uint64
 	mu      sync.Mutex
-	ended   map[string]time.Time // when regions were last read to their end
+	ended   map[string]time.Time // up to when regions were last read to their end
 	nudge   map[string]chan struct{}
 	limit   *rate.Limiter
 }
@@ -112,7 +112,7 @@ func (r *Records) Follow(ctx context.Context, region string, s RecordSource) {
 			err = fmt.Errorf("%w: asked for what is after %d, it gives %d", ledger.ErrUnavailable, from, records[0].Seq)
 		}
 		if err == nil {
-			r.atEnd(region)
+			r.atEnd(region, read)
 			var last uint64
 			switch last, err = s.Last(ctx); {
 			case err != nil: // it says nothing of what there is
@@ -133,20 +133,18 @@ func (r *Records) Follow(ctx context.Context, region string, s RecordSource) {
 	}
 }
 
-func (r *Records) atEnd(region string) {
+// atEnd notes that all was read that was there when the last reading began.
+func (r *Records) atEnd(region string, began time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.ended == nil {
 		r.ended = make(map[string]time.Time)
 	}
-	r.ended[region] = r.Now()
+	r.ended[region] = began
 }
 
-// Ended tells whether a region's records were read to their end since the start. Until then it is
-// not known who holds what.
-func (r *Records) Ended(region string) bool { return !r.EndedAt(region).IsZero() }
-
-// EndedAt is when a region's records were last read to their end; zero: never.
+// EndedAt is the moment up to which a region's records were last read to their end; zero: not
+// since the start, and until then it is not known who holds what.
 func (r *Records) EndedAt(region string) time.Time {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -35,6 +35,8 @@ type Resolver struct {
 	// ledger.Projection.Revoked. They are brought to all servers, and those that are over are
 	// taken out. nil: the ledger is not known, and only what servers hold is kept.
 	Revoked func(ident.AccountKey) map[ledger.Key]ledger.Revocation
+	// Clock is told what time servers say it is. While it is wrong nothing is signed. May be nil.
+	Clock *Clock
 
 	nc     *nats.Conn
 	op     *trust.Operator
@@ -64,6 +66,20 @@ type Server struct {
 	ID      string `json:"id"`
 	Name    string `json:"name"`
 	Cluster string `json:"cluster"`
+}
+
+// life is what a server says of itself, asked or not.
+type life struct {
+	Server
+	Time time.Time `json:"time"` // by its clock
+}
+
+func alive(data []byte) (life, error) {
+	var v struct {
+		Server life `json:"server"`
+	}
+	err := json.Unmarshal(data, &v)
+	return v.Server, err
 }
 
 // Report is how servers stand to accounts.
@@ -221,16 +237,15 @@ func (r *Resolver) find(ctx context.Context, expected []string, long time.Durati
 		if err != nil {
 			return nil, fmt.Errorf("asking who is there: %w", err)
 		}
-		var v struct {
-			Server Server `json:"server"`
-		}
-		if err := json.Unmarshal(m.Data, &v); err != nil {
+		v, err := alive(m.Data)
+		if err != nil {
 			return nil, fmt.Errorf("a server's answer to a ping cannot be read: %w", err)
 		}
-		if !slices.ContainsFunc(found, func(s Server) bool { return s.ID == v.Server.ID }) {
+		r.Clock.Heard(v.ID, v.Time)
+		if !slices.ContainsFunc(found, func(s Server) bool { return s.ID == v.ID }) {
 			found = append(found, v.Server)
 		}
-		delete(waiting, v.Server.Name)
+		delete(waiting, v.Name)
 	}
 	slices.SortFunc(found, func(a, b Server) int {
 		return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(a.ID, b.ID))

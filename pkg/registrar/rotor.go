@@ -41,6 +41,7 @@ type Rotor struct {
 	// Least is how long a stage lasts in which something is issued: long enough that every
 	// issuer which lives has written something since.
 	Least  time.Duration
+	Clock  *Clock         // while it is wrong no step is taken: a key could go before its time; may be nil
 	Spread func() float64 // as in Watcher
 	Log    *slog.Logger
 	Now    func() time.Time
@@ -73,7 +74,10 @@ func (r *Rotor) Run(ctx context.Context) {
 	for wait.For(ctx, rotorEvery/2+time.Duration(r.Spread()*float64(rotorEvery))) == nil {
 		for _, rot := range r.Document().Rotations {
 			bound, cancel := context.WithTimeout(ctx, rotorBound)
-			err := r.step(bound, rot)
+			err := r.Clock.Err()
+			if err == nil {
+				err = r.step(bound, rot)
+			}
 			cancel()
 			if err != nil && ctx.Err() == nil {
 				r.say(rot, "failed", slog.LevelWarn, "a role key is not replaced further now", "error", err)

@@ -3,7 +3,6 @@ package registrar
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -366,14 +365,14 @@ const confirmEvery = time.Second
 func (w *Watcher) Run(ctx context.Context) error {
 	servers := make(chan string, 256) // ids; when full, others follow in seconds
 	sub, err := w.Resolver.nc.Subscribe(subject.ServerStats, func(m *nats.Msg) {
-		var v struct {
-			Server Server `json:"server"`
+		v, err := alive(m.Data)
+		if err != nil || v.ID == "" {
+			return
 		}
-		if json.Unmarshal(m.Data, &v) == nil && v.Server.ID != "" {
-			select {
-			case servers <- v.Server.ID:
-			default:
-			}
+		w.Resolver.Clock.Heard(v.ID, v.Time)
+		select {
+		case servers <- v.ID:
+		default:
 		}
 	})
 	if err != nil {
