@@ -336,12 +336,15 @@ func (w *widened) put(ctx context.Context, t *testing.T, claims []*jwt.AccountCl
 // widen pushes accounts so. What each may say, besides hearing everything, is given.
 func widen(ctx context.Context, t *testing.T, may map[string][]string) *widened {
 	t.Helper()
-	w := &widened{
-		roles: map[string]*keystore.Key{}, accounts: accounts(t),
-		signing: load(t, dir().Operator()+"/signing/nscsetup.nk", keystore.Operator),
-	}
-	sys := attach(t, minted(t, platform.System, platform.RoleRegistrar), "ams")
-	w.resolver = registrar.NewResolver(sys, shared.Up.Platform.Operator, w.signing, time.Now)
+	signing := load(t, dir().Operator()+"/signing/nscsetup.nk", keystore.Operator)
+	return widenBy(ctx, t, minted(t, platform.System, platform.RoleRegistrar), signing, may)
+}
+
+// widenBy is widen with a user of SYS and an operator signing key.
+func widenBy(ctx context.Context, t *testing.T, sys user, signing *keystore.Key, may map[string][]string) *widened {
+	t.Helper()
+	w := &widened{roles: map[string]*keystore.Key{}, accounts: accounts(t), signing: signing}
+	w.resolver = registrar.NewResolver(attach(t, sys, "ams"), shared.Up.Platform.Operator, w.signing, time.Now)
 	var wide []*jwt.AccountClaims
 	for _, s := range inLine(ctx, t, w.resolver, accountTokens()) {
 		pub, ok := may[s.Name]
