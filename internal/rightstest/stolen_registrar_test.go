@@ -3,6 +3,7 @@ package rightstest
 import (
 	"context"
 	"encoding/json"
+	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -112,7 +113,11 @@ func TestStolenRegistrar(t *testing.T) {
 	}
 	believes(t, before)
 
-	// It can: have any account say anything, and hear by it what members say to each other.
+	// It can: have any account say anything, and hear by it what members say to each other. Each
+	// push waits whether it stays.
+	if os.Getenv("HERALD_LONG") == "" {
+		return
+	}
 	w := widenBy(ctx, t, systemOf(t, in), key, map[string][]string{platform.ChatIn: {"none.of.it"}})
 	defer w.undo(ctx, t)
 	spy := enter(t, w.tester(t, platform.ChatIn), "sgp")

@@ -152,15 +152,9 @@ func own() (untouchable []ident.Label, admin, role ident.Label, err error) {
 	return untouchable, untouchable[0], role, err
 }
 
-// recordsWait bounds how long an administrator waits for records: several times what it takes to
-// read what another region wrote a moment ago.
-const recordsWait = time.Second
-
-// unread has the records of all regions read, and gives those of which that takes longer; see
-// registrar.Admin.
+// unread has the records of all regions read until ctx ends, and gives those of which that takes
+// longer; see registrar.Admin.
 func (k *keeper) unread(ctx context.Context) map[string]time.Time {
-	ctx, cancel := context.WithTimeout(ctx, recordsWait)
-	defer cancel()
 	now := k.clock.Now()
 	regions := k.know.document().Public.Regions
 	for _, r := range regions {

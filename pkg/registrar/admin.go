@@ -42,9 +42,9 @@ type Admin struct {
 	Revoker     *Revoker
 	// Confirm says how servers stand to accounts; see Watcher.Confirm.
 	Confirm func(ctx context.Context, accounts []ident.AccountKey, expected []string, patience bool) (Report, error)
-	// Unread has the records of all regions read that are there now, and waits a moment for that. It
-	// gives the regions of which it was not done, with the moment up to which they were read; zero:
-	// not since the start.
+	// Unread has the records of all regions read that are there now, and waits for that until ctx
+	// ends. It gives the regions of which it was not done, with the moment up to which they were
+	// read; zero: not since the start.
 	Unread func(context.Context) map[string]time.Time
 	// Open is how many connections of an identity by auth callout are to be closed still.
 	Open    func(ident.Identity) int
@@ -68,6 +68,10 @@ const listed = 1000
 // confirmWait bounds how long servers are waited for where nobody wants to wait for those that
 // are away. It is more than Servers takes to find that some are.
 const confirmWait = 8 * time.Second
+
+// recordsWait bounds how long records are waited for in the same way: it takes milliseconds, but for
+// a region that is away.
+const recordsWait = 2 * time.Second
 
 // Endpoint answers all of it.
 func (a *Admin) Endpoint() endpoint.Endpoint {
@@ -410,7 +414,9 @@ func (a *Admin) receipt(ctx context.Context, o order, keys []ledger.Key) (string
 		return r.Sign(a.Signing)
 	}
 	// What an issuer gave a moment before it heard of the denial may be in the records only.
-	unread := a.Unread(ctx)
+	rctx, cancel := context.WithTimeout(ctx, max(time.Duration(o.Wait)*time.Second/2, recordsWait))
+	unread := a.Unread(rctx)
+	cancel()
 	for _, k := range keys {
 		if _, err := a.Revoker.Revoke(ctx, k, "", ""); err != nil && !errors.Is(err, ledger.ErrUnavailable) {
 			r.Behind = append(r.Behind, trust.Lagging{Server: "*", Why: "not all credentials could be revoked: " + err.Error()})
@@ -443,7 +449,7 @@ func (a *Admin) receipt(ctx context.Context, o order, keys []ledger.Key) (string
 		}
 	}
 	patience := max(time.Duration(o.Wait)*time.Second, confirmWait)
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel = context.WithTimeout(ctx, patience)
 	defer cancel()
 	expected := a.Document().ServerNames()
 	rep, err := a.Confirm(ctx, slices.Collect(maps.Keys(accounts)), expected, o.Wait > 0)
