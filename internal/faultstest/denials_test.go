@@ -109,8 +109,10 @@ func TestDenialsUnderFaults(t *testing.T) {
 		if !v.answered {
 			verb = wire.VerbRevoke
 		}
-		eventually(t, 60*time.Second, "all servers deny "+v.name, func() bool {
-			a, err := w.administer(t.Context(), "ams", verb, v.identity())
+		eventually(t, within(60*time.Second), "all servers deny "+v.name, func() bool {
+			r := v.identity()
+			r.Wait = 20
+			a, err := w.administer(t.Context(), "ams", verb, r)
 			return err == nil && everywhere(a)
 		})
 	}
@@ -381,7 +383,7 @@ func (v *visitor) identity() wire.AdminRequest {
 
 // administer asks a region's registrars as an administrator.
 func (w *world) administer(ctx context.Context, in, verb string, r wire.AdminRequest) (client.Administered, error) {
-	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, time.Duration(15+r.Wait)*time.Second)
 	defer cancel()
 	u, err := w.Up.Platform.MintFor("nscsetup.test", platform.Admin, platform.RoleAdmin, time.Now(), time.Hour)
 	if err != nil {

@@ -69,9 +69,14 @@ const listed = 1000
 // are away. It is more than Servers takes to find that some are.
 const confirmWait = 8 * time.Second
 
-// recordsWait bounds how long records are waited for in the same way: it takes milliseconds, but for
-// a region that is away.
-const recordsWait = 2 * time.Second
+const (
+	// recordsWait bounds how long records are waited for in the same way: it takes milliseconds, but
+	// for a region that is away.
+	recordsWait = 2 * time.Second
+	// recordsLooks is how often all is looked at where records of a region could not be read in
+	// time whose servers are there.
+	recordsLooks = 3
+)
 
 // Endpoint answers all of it.
 func (a *Admin) Endpoint() endpoint.Endpoint {
@@ -413,8 +418,23 @@ func (a *Admin) receipt(ctx context.Context, o order, keys []ledger.Key) (string
 		r.At = a.Now()
 		return r.Sign(a.Signing)
 	}
+	patience := max(time.Duration(o.Wait)*time.Second/2, recordsWait)
+	for look := 1; ; look++ {
+		is := r // with nothing in its lists
+		late := a.standings(ctx, o, keys, patience, &is)
+		if !late || look == recordsLooks {
+			is.At = a.Now()
+			return is.Sign(a.Signing)
+		}
+		patience = recordsWait
+	}
+}
+
+// standings adds to a receipt who is denied, and which servers hold it. late: records of a region
+// could not be read within patience, though its servers are there.
+func (a *Admin) standings(ctx context.Context, o order, keys []ledger.Key, patience time.Duration, r *trust.Receipt) (late bool) {
 	// What an issuer gave a moment before it heard of the denial may be in the records only.
-	rctx, cancel := context.WithTimeout(ctx, max(time.Duration(o.Wait)*time.Second/2, recordsWait))
+	rctx, cancel := context.WithTimeout(ctx, patience)
 	unread := a.Unread(rctx)
 	cancel()
 	for _, k := range keys {
@@ -448,8 +468,7 @@ func (a *Admin) receipt(ctx context.Context, o order, keys []ledger.Key) (string
 			}
 		}
 	}
-	patience := max(time.Duration(o.Wait)*time.Second, confirmWait)
-	ctx, cancel = context.WithTimeout(ctx, patience)
+	ctx, cancel = context.WithTimeout(ctx, max(time.Duration(o.Wait)*time.Second, confirmWait))
 	defer cancel()
 	expected := a.Document().ServerNames()
 	rep, err := a.Confirm(ctx, slices.Collect(maps.Keys(accounts)), expected, o.Wait > 0)
@@ -464,6 +483,7 @@ func (a *Admin) receipt(ctx context.Context, o order, keys []ledger.Key) (string
 		case at.IsZero():
 			r.Behind = append(r.Behind, trust.Lagging{Server: "*", Why: "records of region " + region + " were not read yet: who has a credential there is not known"})
 		case there:
+			late = true
 			r.Behind = append(r.Behind, trust.Lagging{Server: "*", Why: "records of region " + region + " cannot be read now: who was given a credential there since " + at.UTC().Format(time.RFC3339) + " is not known"})
 		}
 	}
@@ -489,8 +509,7 @@ func (a *Admin) receipt(ctx context.Context, o order, keys []ledger.Key) (string
 			r.Open += a.Open(id)
 		}
 	}
-	r.At = a.Now()
-	return r.Sign(a.Signing)
+	return late
 }
 
 // count is how many servers there should be, and how many of them hold all accounts.
