@@ -204,7 +204,7 @@ func (s *session) ledger(ctx context.Context) (*jetstream.Decisions, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.decider = &ledger.Decider{Store: store, Opener: s.opener(), Signer: ledger.KeySigner{Key: s.signer.Key()}, Decided: s.changes.Decided}
+	s.decider = &ledger.Decider{Store: store, Opener: s.opener(), Signer: ledger.KeySigner{Key: s.signer.Key()}, Epoch: s.Platform.Full.Epoch(), Decided: s.changes.Decided}
 	return store, nil
 }
 

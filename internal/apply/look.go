@@ -318,6 +318,7 @@ func (t *Tool) want(keys claims.Keys, f Force) (plan.Desired, error) {
 	if err != nil || in == nil {
 		return want, err
 	}
+	want.Document.Moves = in.Moves
 	if len(in.Rotations) > 0 && !sameRegions(in.Public, t.Platform.File) {
 		// The new key is sealed to the regions that there were.
 		r := in.Rotations[0]

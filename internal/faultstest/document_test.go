@@ -103,7 +103,7 @@ func TestDocument(t *testing.T) {
 	}
 	third := document(signer, number(3))
 	stranger := ledger.KeySigner{Key: must(keystore.Generate(keystore.Operator))}
-	selfMade := must(trust.SignEpoch(signer.Key, 2, time.Now()))
+	selfMade := must(trust.SignEpoch(signer.Key, 2, region("ams"), time.Now()))
 	_, stored := counts()
 	for what, token := range map[string]string{
 		"garbage":                     "x",
@@ -173,7 +173,7 @@ func TestDocument(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	proof := must(trust.SignEpoch(root, 2, time.Now()))
+	proof := must(trust.SignEpoch(root, 2, region("ams"), time.Now()))
 	newEpoch := document(w.signer("ams"), func(p *trust.Platform, _ *policy.Policy) {
 		p.Version, p.EpochProof = trust.Version{Epoch: 2, Number: 1}, proof
 	})

@@ -160,18 +160,20 @@ func template(t *testing.T, role string, public bool, u jwt.UserPermissionLimits
 	}
 	for _, subj := range u.Pub.Allow {
 		// 28: making or changing a consumer is a right to publish anywhere.
-		if strings.Contains(subj, "CONSUMER") || subj == "$JS.>" || subj == "$JS.API.>" || strings.Contains(subj, "STREAM.DELETE") {
+		mover := role == platform.Ledger+"/"+platform.RoleMover
+		if strings.Contains(subj, "CONSUMER") || subj == "$JS.>" || subj == "$JS.API.>" || strings.Contains(subj, "STREAM.DELETE") && !mover {
 			t.Errorf("%s: %s", role, subj)
 		}
 		// 44: nobody who stays may make or change a stream; the set-up tool's user is
-		// made for one start, and may not delete one either. What may be asked of
-		// JetStream by direct get is asked by import only.
+		// made for one start, and may not delete one either: that may only who moves home, of home's
+		// bucket and its mirrors. What may be asked of JetStream by direct get is asked by import only.
 		api, isAPI := strings.CutPrefix(subj, "$JS.API.")
 		setup, ledger := role == platform.Ledger+"/"+platform.RoleSetup, strings.HasPrefix(role, platform.Ledger+"/")
 		switch {
 		case !isAPI:
 		case strings.HasPrefix(api, "DIRECT.GET.") && !ledger, strings.HasPrefix(api, "STREAM.MSG.GET.") && ledger:
-		case setup && (subj == subject.StreamCreate || subj == subject.StreamUpdate || subj == subject.StreamInfo):
+		case mover && strings.HasPrefix(api, "STREAM.DELETE.") && (strings.HasSuffix(api, "."+subject.DecisionsStream) || strings.HasPrefix(api, "STREAM.DELETE.DECISIONS")):
+		case (setup || mover) && (subj == subject.StreamCreate || subj == subject.StreamUpdate || subj == subject.StreamInfo):
 		default:
 			t.Errorf("%s: %s", role, subj)
 		}

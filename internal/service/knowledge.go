@@ -47,6 +47,7 @@ type knowledge struct {
 	now        func() time.Time
 	changed    atomic.Pointer[func(ledger.Entry)] // what a service wants to be told
 	failing    atomic.Bool                        // the last flush failed; only who flushes sets it
+	epoch      atomic.Uint32                      // of what home decides, as it is followed
 }
 
 // know loads the copy and prepares to follow over a connection in AUTH or READERS. It
@@ -67,17 +68,42 @@ func (c *Config) know(nc *nats.Conn, self ident.UserKey, secret []byte, log *slo
 	}
 	decisions := ledger.Log{
 		Name: logDecisions, Near: jetstream.MirrorSource(nc, c.Region), Takes: func(k ledger.Key) bool { return !k.Denial() },
-	}
-	if home := k.document().Public.Home; home != c.Region {
 		// Home's own mirror, which is beside the bucket: the positions are the same.
-		decisions.Far = jetstream.MirrorSource(nc, home)
+		Far:   atHome{nc, k},
+		Epoch: k.document().Epoch(),
 	}
+	k.epoch.Store(decisions.Epoch)
 	k.follower = &ledger.Follower{
 		Projection: k.projection, Opener: c.opener, Hints: hints, Positions: k.loaded.Positions, Log: log,
 		Skips: c.skips(),
 		Logs:  []ledger.Log{decisions, {Name: logDenials, Near: jetstream.DenialsSource(nc, c.Region), Takes: ledger.Key.Denial}},
 	}
 	return k, nil
+}
+
+// atHome is the mirror in the region that is home now.
+type atHome struct {
+	nc *nats.Conn
+	k  *knowledge
+}
+
+var _ ledger.Marked = atHome{}
+
+func (s atHome) source() *jetstream.Source {
+	return jetstream.MirrorSource(s.nc, s.k.document().Public.Home)
+}
+
+// Read implements ledger.Source.
+func (s atHome) Read(ctx context.Context, after uint64, limit int) ([]ledger.Stored, error) {
+	return s.source().Read(ctx, after, limit)
+}
+
+// Last implements ledger.Source.
+func (s atHome) Last(ctx context.Context) (uint64, error) { return s.source().Last(ctx) }
+
+// Ends implements ledger.Marked.
+func (s atHome) Ends(ctx context.Context) (first, last ledger.Mark, err error) {
+	return s.source().Ends(ctx)
 }
 
 // skips are keys that the service has no use for. An issuer signs by what the platform
@@ -97,6 +123,10 @@ func (c *Config) skips() func(key string) bool {
 func (k *knowledge) told(e ledger.Entry) {
 	if k.copy != nil {
 		k.copy.Note(e)
+	}
+	if d, ok := e.Body.(*ledger.Document); ok && k.follower != nil && k.epoch.Swap(d.Epoch()) != d.Epoch() {
+		k.log.Warn("home has moved; what it decided is read anew", "home", d.Public.Home.String(), "document", d.Public.Version.String())
+		k.follower.Begin(logDecisions, d.Epoch())
 	}
 	if f := k.changed.Load(); f != nil {
 		(*f)(e)

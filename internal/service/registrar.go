@@ -32,6 +32,7 @@ import (
 
 // keeper is the parts of a registrar that work on the ledger.
 type keeper struct {
+	region  ident.Region
 	logins  *oidc.Method // of home's
 	know    *knowledge
 	signing *keystore.Key
@@ -48,6 +49,9 @@ type keeper struct {
 	admin   *registrar.Admin
 	writers *registrar.Writers
 	rotor   *registrar.Rotor
+	// reign is how long the registrar decides: until home moves to another region.
+	reign    context.Context //nolint:containedctx // it ends before the service does
+	abdicate context.CancelFunc
 
 	clock *registrar.Clock
 
@@ -67,7 +71,7 @@ func (c *Config) startRegistrar(ctx, run context.Context, r *Running, log *slog.
 	if err != nil {
 		return err
 	}
-	k := &keeper{signing: r.files.signing, refresh: make(chan audit.Record, 1024), rebased: make(chan struct{}, 1), clock: &registrar.Clock{Now: c.now}}
+	k := &keeper{region: c.Region, signing: r.files.signing, refresh: make(chan audit.Record, 1024), rebased: make(chan struct{}, 1), clock: &registrar.Clock{Now: c.now}}
 	k.door = &registrar.Doorkeeper{Holdings: ledger.NewHoldings(), Kick: kicker(sys), Log: log, Now: c.now}
 	accounts := r.files.accounts // which a reload replaces
 	k.accounts.Store(&accounts)
@@ -263,7 +267,7 @@ func (c *Config) keepLedger(ctx, run context.Context, r *Running, k *keeper, log
 		k.denials.Changed(e)
 		k.door.Changed(e)
 		// Home decides of access keys.
-		k.revoker.Changed(e, e.Key.Kind() == ledger.KindAccessKey && c.Region == c.platform.Home)
+		k.revoker.Changed(e, e.Key.Kind() == ledger.KindAccessKey && k.decides())
 		if e.Key.Kind() == ledger.KindBase {
 			k.look()
 		}
@@ -273,8 +277,14 @@ func (c *Config) keepLedger(ctx, run context.Context, r *Running, k *keeper, log
 				k.logins.Use(d.Providers)
 			}
 			log.Info("the platform document is in force", "version", d.Public.Version.String())
+			if !k.decides() && c.Region == c.platform.Home {
+				log.Warn("this region is not home any more: nothing is decided here", "home", d.Public.Home.String())
+				k.abdicate()
+				r.doors.changed()
+			}
 		}
 	}
+	k.reign, k.abdicate = context.WithCancel(run)
 	k.know.changed.Store(&changed)
 	f := k.know.follower
 	f.Stored = func(l string, e ledger.Entry) {
@@ -307,7 +317,7 @@ func (c *Config) keepLedger(ctx, run context.Context, r *Running, k *keeper, log
 	k.records = &registrar.Records{Holdings: k.door.Holdings, Writers: k.writers, Log: log, Now: c.now, Issued: func(rec audit.Record) {
 		k.door.Issued(rec)
 		k.revoker.Issued(rec)
-		if c.Region == c.platform.Home {
+		if k.decides() {
 			k.issued(rec)
 		}
 	}}
@@ -336,6 +346,9 @@ func (k *keeper) listen(nc *nats.Conn, region ident.Region) error {
 	}
 	return nil
 }
+
+// decides tells whether the registrar's region is home, as far as is known.
+func (k *keeper) decides() bool { return k.know.document().Public.Home == k.region }
 
 // issued sees whether a credential keeps a name for longer.
 func (k *keeper) issued(rec audit.Record) {
@@ -372,6 +385,7 @@ func (c *Config) decide(ctx, run context.Context, r *Running, k *keeper, log *sl
 		return &ledger.Decider{
 			Store: decisions, Opener: c.opener, Signer: ledger.KeySigner{Key: k.signing},
 			Rules: k.know.document().Names, Known: k.know.projection.Version,
+			Epoch: k.know.document().Epoch(), Recall: k.know.projection.Recall,
 			Decided: func(e ledger.Entry) {
 				k.know.projection.Apply(e)
 				k.written.Note(registrar.ChangeOf(e, "home", c.now()))
@@ -379,7 +393,7 @@ func (c *Config) decide(ctx, run context.Context, r *Running, k *keeper, log *sl
 		}
 	}
 	home := &registrar.Home{
-		Decider: decider, Document: k.know.document, Issuers: auth, Limits: registrar.DefaultLimits(), Clock: k.clock, Log: log, Now: c.now,
+		Region: c.Region, Decider: decider, Document: k.know.document, Issuers: auth, Limits: registrar.DefaultLimits(), Clock: k.clock, Log: log, Now: c.now,
 		Names: ledger.NameCounts{
 			Projection: k.know.projection, Now: c.now, Rules: func() ledger.NameRules { return k.know.document().Names },
 		},
@@ -394,27 +408,41 @@ func (c *Config) decide(ctx, run context.Context, r *Running, k *keeper, log *sl
 	if err := k.know.complete(ctx); err != nil {
 		return err
 	}
+	if !k.decides() {
+		log.Warn("this region is not home any more: nothing is decided here", "home", k.know.document().Public.Home.String(),
+			"hint", "bring it its folder as 'nscsetup home move' left it")
+		k.abdicate()
+		return nil
+	}
 	k.logins.Use(k.know.document().Providers)
-	r.doors.add(k.timely(c.door(r, platform.HomeCreds, "home", log, func(nc *nats.Conn) (*endpoint.Server, error) {
+	door := k.timely(c.door(r, platform.HomeCreds, "home", log, func(nc *nats.Conn) (*endpoint.Server, error) {
 		return endpoint.ServeQuiet(nc, registrar.Queue, home.Endpoints())
-	})))
-	mirrors := &registrar.Mirrors{Origin: decisions, Copies: map[ident.Region]ledger.Source{}, Publish: k.denials.Publish, Log: log, Now: c.now}
+	}))
+	door.wanted = k.decides
+	r.doors.add(door)
+	mirrors := &registrar.Mirrors{
+		Origin: decisions, Copies: map[ident.Region]ledger.Source{}, Publish: k.denials.Publish, Log: log, Now: c.now,
+		Fork: func(r ident.Region) (uint64, bool) {
+			moved, ok := k.know.document().Moved(r)
+			return moved.Last, ok
+		},
+	}
 	for _, region := range c.platform.Regions {
 		mirrors.Copies[region.Name] = jetstream.MirrorSource(k.read, region.Name)
 	}
-	r.work.Go(func() { mirrors.Run(run) })
-	r.work.Go(func() { k.rotor.Run(run) })
+	r.work.Go(func() { mirrors.Run(k.reign) })
+	r.work.Go(func() { k.rotor.Run(k.reign) })
 	r.work.Go(func() {
 		for {
 			select {
-			case <-run.Done():
+			case <-k.reign.Done():
 				return
 			case rec := <-k.refresh:
 				if k.clock.Err() != nil {
 					continue // what it would decide is from another time
 				}
 				// A failure is nothing to tell: the next renewal asks again.
-				if _, err := decider().Refresh(run, rec.Name, rec.Identity, time.Unix(rec.Expires, 0), c.now()); err != nil {
+				if _, err := decider().Refresh(k.reign, rec.Name, rec.Identity, time.Unix(rec.Expires, 0), c.now()); err != nil {
 					log.Debug("a name was not kept for longer", "name", rec.Name.String(), "error", err)
 				}
 			}

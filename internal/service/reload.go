@@ -87,7 +87,8 @@ func (r *Running) same(next *Config) error {
 		{"urls", !slices.Equal(next.given.urls, was.given.urls)},
 		{"state", next.given.state != was.given.state},
 		{"the operator JWT", next.given.operator != was.given.operator},
-		{"home", next.platform.Home != was.platform.Home},
+		// Whoever decides does so from its start on.
+		{"home", next.Service == Registrar && (next.platform.Home == next.Region) != (was.platform.Home == was.Region)},
 	} {
 		if c.differs {
 			return fmt.Errorf("%s: %s changed: %w", next.path, c.what, ErrRestart)

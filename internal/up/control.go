@@ -41,6 +41,8 @@ const (
 	OpStopIssuer  = "stop-issuer"
 	OpStartIssuer = "start-issuer"
 	OpLoseDisk    = "lose-disk"
+	// OpRestartRegistrar ends a region's registrar and starts it from its folder.
+	OpRestartRegistrar = "restart-registrar"
 )
 
 type controlAddress struct {
@@ -159,6 +161,8 @@ func (c *control) do(ctx context.Context, cmd Command) Reply {
 		err = c.up.StopIssuer(ctx, cmd.Regions[0])
 	case cmd.Op == OpStartIssuer && len(cmd.Regions) == 1:
 		err = c.up.StartIssuer(ctx, cmd.Regions[0])
+	case cmd.Op == OpRestartRegistrar && len(cmd.Regions) == 1:
+		err = c.up.RestartRegistrar(ctx, cmd.Regions[0])
 	case cmd.Op == OpLoseDisk && len(cmd.Regions) == 1:
 		var url string
 		if url, err = c.up.LoseDisk(ctx, cmd.Regions[0]); err == nil {

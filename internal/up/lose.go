@@ -24,7 +24,12 @@ func (u *Up) StopIssuer(ctx context.Context, r ident.Region) error {
 	if len(u.Services) == 0 {
 		return ErrNoServices
 	}
-	i := u.issuer(r)
+	return u.end(ctx, service.Issuer, r)
+}
+
+// end ends a service of a region, if it runs; u.mu is held.
+func (u *Up) end(ctx context.Context, what string, r ident.Region) error {
+	i := u.running(what, r)
 	if i < 0 {
 		return nil
 	}
@@ -33,17 +38,25 @@ func (u *Up) StopIssuer(ctx context.Context, r ident.Region) error {
 	return s.Drain(ctx)
 }
 
-// StartIssuer starts a region's issuer again.
-func (u *Up) StartIssuer(ctx context.Context, r ident.Region) error {
+// RestartRegistrar ends a region's registrar, and starts it from its folder.
+func (u *Up) RestartRegistrar(ctx context.Context, r ident.Region) error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	if len(u.Services) == 0 {
+		return ErrNoServices
+	}
 	if _, ok := u.Platform.File.Region(r); !ok {
-		return fmt.Errorf("starting the issuer of %q: %w", r, supercluster.ErrUnknown)
+		return fmt.Errorf("starting the registrar of %q: %w", r, supercluster.ErrUnknown)
 	}
-	if u.issuer(r) >= 0 {
-		return nil
+	if err := u.end(ctx, service.Registrar, r); err != nil {
+		return err
 	}
-	c, err := service.Load(filepath.Join(u.Platform.Dir.Issuer(r), platform.ServiceFile))
+	return u.serve(ctx, u.Platform.Dir.Registrar(r))
+}
+
+// serve starts the service that a folder is for; u.mu is held.
+func (u *Up) serve(ctx context.Context, folder string) error {
+	c, err := service.Load(filepath.Join(folder, platform.ServiceFile))
 	if err != nil {
 		return err
 	}
@@ -56,9 +69,22 @@ func (u *Up) StartIssuer(ctx context.Context, r ident.Region) error {
 	return nil
 }
 
-// issuer is where a region's issuer is among the services; u.mu is held.
-func (u *Up) issuer(r ident.Region) int {
-	return slices.IndexFunc(u.Services, func(s *service.Running) bool { return s.Region == r && s.Service == service.Issuer })
+// StartIssuer starts a region's issuer again.
+func (u *Up) StartIssuer(ctx context.Context, r ident.Region) error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if _, ok := u.Platform.File.Region(r); !ok {
+		return fmt.Errorf("starting the issuer of %q: %w", r, supercluster.ErrUnknown)
+	}
+	if u.running(service.Issuer, r) >= 0 {
+		return nil
+	}
+	return u.serve(ctx, u.Platform.Dir.Issuer(r))
+}
+
+// running is where a region's service is among those that run; u.mu is held.
+func (u *Up) running(what string, r ident.Region) int {
+	return slices.IndexFunc(u.Services, func(s *service.Running) bool { return s.Region == r && s.Service == what })
 }
 
 // LoseDisk stops the last server of a region, empties its disk, and starts it. What it had

@@ -83,7 +83,7 @@ func (u *Up) start(ctx context.Context, c Config) error {
 		return err
 	}
 	if c.Services {
-		return u.services(ctx, c.Pace)
+		return u.services(ctx)
 	}
 	return nil
 }
@@ -111,21 +111,14 @@ func (u *Up) apply(ctx context.Context) error {
 	return nil
 }
 
-func (u *Up) services(ctx context.Context, pace time.Duration) error {
+func (u *Up) services(ctx context.Context) error {
 	for _, r := range u.Platform.File.Regions {
 		// Registrars first: an issuer that answers before home decides names
 		// would refuse the first callers.
 		for _, dir := range []string{u.Platform.Dir.Registrar(r.Name), u.Platform.Dir.Issuer(r.Name)} {
-			c, err := service.Load(filepath.Join(dir, platform.ServiceFile))
-			if err != nil {
+			if err := u.serve(ctx, dir); err != nil {
 				return err
 			}
-			c.Pace = pace
-			s, err := c.Start(ctx, u.log)
-			if err != nil {
-				return err
-			}
-			u.Services = append(u.Services, s)
 		}
 	}
 	return nil

@@ -60,7 +60,7 @@ func (o *operator) document(epoch, number uint32, proof *keystore.Key, change ..
 	d.Regions = append([]trust.Region(nil), d.Regions...)
 	d.Version = trust.Version{Epoch: epoch, Number: number}
 	var err error
-	if d.EpochProof, err = trust.SignEpoch(proof, epoch, time.Now()); err != nil {
+	if d.EpochProof, err = trust.SignEpoch(proof, epoch, ident.Region{}, time.Now()); err != nil {
 		o.t.Fatal(err)
 	}
 	for _, c := range change {

@@ -23,10 +23,20 @@ type Decider struct {
 	// deleted, or restored from an old copy): nothing is decided upon it, or a name
 	// would be given twice.
 	Known func(Key) uint64
+	// Epoch is that of the platform document by which is decided; 0: the first. What is decided
+	// in it beats all that was decided in one before, whenever that is heard of: a home that was
+	// given up may have gone on deciding by itself.
+	Epoch uint32
+	// Recall gives what is known of a key. What was seen in an earlier epoch, and went with the
+	// home that decided it, goes on being so. nil knows nothing.
+	Recall func(Key) (Entry, bool)
 	// Decided is told of each entry that was stored, before it is answered; may be nil.
 	// What was decided is known to who decided it, whatever becomes of the store.
 	Decided func(Entry)
 }
+
+// Floor is the greatest version that anything can have that was decided before an epoch.
+func Floor(epoch uint32) uint64 { return uint64(max(epoch, 1)-1) << 32 }
 
 // tries bounds how often a decision is taken again because another writer was
 // faster. Each loser has seen a winner, so more in a row than there are writers is
@@ -38,7 +48,7 @@ const tries = 8
 // and then the entry that it was given is the answer.
 func (d *Decider) decide(ctx context.Context, key Key, rule func(cur *Entry) (*draft, error)) (Entry, error) {
 	for try := range tries {
-		cur, revision, err := d.get(ctx, key)
+		f, err := d.find(ctx, key)
 		if errors.Is(err, ErrLost) && try+1 < tries {
 			// A leader that was just elected may be a moment behind what was seen.
 			if err := wait.For(ctx, 10*time.Millisecond<<try); err != nil {
@@ -49,29 +59,18 @@ func (d *Decider) decide(ctx context.Context, key Key, rule func(cur *Entry) (*d
 		if err != nil {
 			return Entry{}, err
 		}
-		next, err := rule(cur)
+		next, err := rule(f.cur)
 		if err != nil {
 			return Entry{}, err
 		}
-		if next == nil {
-			return *cur, nil
+		if next == nil && !f.recalled {
+			return *f.cur, nil
 		}
-		next.key = key
-		if cur != nil {
-			// After what is stored, also where a clock went back: versions decide.
-			next.version = cur.Version + 1
-		} else {
-			next.version = 1
-		}
-		token, err := next.sign(d.Signer)
+		e, err := d.sign(key, f, next)
 		if err != nil {
 			return Entry{}, fmt.Errorf("deciding %s: %w", key, err)
 		}
-		e, err := d.Opener.Open(key.s, token)
-		if err != nil {
-			return Entry{}, fmt.Errorf("deciding %s: what was signed is not believed: %w", key, err)
-		}
-		switch err = d.Store.Put(ctx, key, token, revision); {
+		switch err = d.Store.Put(ctx, key, e.Token, f.revision); {
 		case err == nil:
 			if d.Decided != nil {
 				d.Decided(e)
@@ -87,29 +86,81 @@ func (d *Decider) decide(ctx context.Context, key Key, rule func(cur *Entry) (*d
 	return Entry{}, fmt.Errorf("deciding %s: %w", key, ErrConflict)
 }
 
+// sign makes the entry of a decision; of none, that of what was recalled.
+func (d *Decider) sign(key Key, f found, next *draft) (Entry, error) {
+	var token string
+	switch {
+	case next == nil && f.cur.Token != "":
+		token = f.cur.Token // as it was signed
+	case next == nil:
+		next = &draft{at: f.cur.At, denies: f.cur.Denies, body: f.cur.Body}
+		fallthrough
+	default:
+		next.key = key
+		if f.cur != nil {
+			// After what is stored, also where a clock went back: versions decide.
+			next.version = f.cur.Version
+		}
+		if key.Kind() != KindBase { // whose version is that of the JWT in it
+			next.version = max(next.version, Floor(d.Epoch))
+		}
+		next.version++
+		var err error
+		if token, err = next.sign(d.Signer); err != nil {
+			return Entry{}, err
+		}
+	}
+	e, err := d.Opener.Open(key.s, token)
+	if err != nil {
+		return Entry{}, fmt.Errorf("what was signed is not believed: %w", err)
+	}
+	return e, nil
+}
+
+// found is what there is of a key.
+type found struct {
+	cur      *Entry // nil: nothing
+	revision uint64
+	recalled bool // it is known, and the store does not have it
+}
+
 // get gives the entry of a key as the store's leader has it, nil if there is none.
 // An entry that is not believed is an error, beside its revision: it is neither
 // obeyed nor overwritten by a rule. ErrDamaged, ErrLost, ErrUnavailable.
 func (d *Decider) get(ctx context.Context, key Key) (cur *Entry, revision uint64, err error) {
+	f, err := d.find(ctx, key)
+	return f.cur, f.revision, err
+}
+
+func (d *Decider) find(ctx context.Context, key Key) (found, error) {
 	token, revision, err := d.Store.Get(ctx, key)
+	f := found{revision: revision}
 	switch {
 	case err == nil:
 		e, err := d.Opener.Open(key.s, token)
 		if err != nil {
-			return nil, revision, err
+			return f, err
 		}
-		cur = &e
+		f.cur = &e
 	case !errors.Is(err, ErrNotFound):
-		return nil, 0, fmt.Errorf("looking up %s: %w", key, err)
+		return found{}, fmt.Errorf("looking up %s: %w", key, err)
 	}
-	if d.Known != nil {
-		var have uint64
-		if cur != nil {
-			have = cur.Version
-		}
-		if known := d.Known(key); known > have {
-			return cur, revision, fmt.Errorf("%s is at version %d and was seen at %d: %w", key, have, known, ErrLost)
+	if d.Known == nil {
+		return f, nil
+	}
+	var have uint64
+	if f.cur != nil {
+		have = f.cur.Version
+	}
+	known := d.Known(key)
+	if known <= have {
+		return f, nil
+	}
+	if known <= Floor(d.Epoch) && d.Recall != nil {
+		if e, ok := d.Recall(key); ok && e.Version > have {
+			f.cur, f.recalled = &e, true
+			return f, nil
 		}
 	}
-	return cur, revision, nil
+	return f, fmt.Errorf("%s is at version %d and was seen at %d: %w", key, have, known, ErrLost)
 }

@@ -352,3 +352,73 @@ func TestFaultsUseNoInvitationTwice(t *testing.T) {
 	}
 	checkInBubble(t, property)
 }
+
+// What is decided in an epoch beats all that was decided in one before, whichever of it was
+// decided more often: a home that was given up may have gone on by itself.
+func TestDecidingInAnEpochBeatsAllBefore(t *testing.T) {
+	p := newPlatform(t)
+	alice, a, b := name(t, "alice"), open(t), open(t)
+	old, fresh := &memory.Decisions{}, &memory.Decisions{}
+	former, next := p.Decider(old, 0), p.Decider(fresh, 1)
+	next.Epoch = 2
+	var last ledger.Entry
+	for i := range 5 { // a name that is extended gets a new version each time
+		e, err := former.Claim(t.Context(), ledger.Claim{Name: alice, Identity: a, Expires: now().Add(time.Duration(i*48) * time.Hour), Chosen: true}, now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		last = e
+	}
+	other, err := next.Claim(t.Context(), ledger.Claim{Name: alice, Identity: b, Expires: now()}, now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !other.Beats(last) || last.Beats(other) || last.Version < 5 || last.Version > ledger.Floor(2) || other.Version <= ledger.Floor(2) {
+		t.Errorf("version %d of an epoch against %d of the next", last.Version, other.Version)
+	}
+	if ledger.Floor(0) != 0 || ledger.Floor(1) != 0 {
+		t.Error("the first epoch has a floor")
+	}
+}
+
+// What home's registrar knows, and the bucket lost with the home before, is so still: a name that
+// was given is nobody else's, and is written again when its holder comes. In the
+// same epoch a bucket that has less is refused, as ever.
+func TestDecidingRecallsWhatAHomeTookWithIt(t *testing.T) {
+	p := newPlatform(t)
+	alice, a, b := name(t, "alice"), open(t), open(t)
+	known := ledger.NewProjection(nil)
+	e, err := p.Decider(&memory.Decisions{}, 0).Claim(t.Context(), ledger.Claim{Name: alice, Identity: a, Expires: now().Add(time.Hour)}, now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	known.Apply(e)
+	decider := func(epoch uint32) *ledger.Decider {
+		d := p.Decider(&memory.Decisions{}, 1)
+		d.Epoch, d.Known, d.Recall = epoch, known.Version, known.Recall
+		return d
+	}
+	claim := func(d *ledger.Decider, id ident.Identity) (ledger.Entry, error) {
+		return d.Claim(context.Background(), ledger.Claim{Name: alice, Identity: id, Expires: now().Add(time.Hour)}, now())
+	}
+	synctest.Test(t, func(t *testing.T) {
+		_, err := claim(decider(0), a)
+		want(t, "in the epoch in which it was lost", err, ledger.ErrLost)
+		d := decider(2)
+		_, err = claim(d, b)
+		want(t, "another's name", err, ledger.ErrTaken)
+		again, err := claim(d, a)
+		if err != nil || again.Token == "" || again.Version <= ledger.Floor(2) {
+			t.Fatalf("its holder: %+v %v", again, err)
+		}
+		if n, ok := again.Body.(ledger.Name); !ok || n.Holder != a {
+			t.Errorf("it is %+v", again.Body)
+		}
+		stored, _, err := d.Store.Get(t.Context(), ledger.NameKey(alice))
+		if err != nil || stored != again.Token {
+			t.Errorf("what is stored: %v", err)
+		}
+		_, err = claim(d, b)
+		want(t, "another's name, once it is stored", err, ledger.ErrTaken)
+	})
+}

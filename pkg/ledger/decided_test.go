@@ -434,20 +434,32 @@ func TestDocumentsThatAreRefused(t *testing.T) {
 		"an epoch nobody proved":      document(func(_ entry, p public, _ body) { p.EpochProof = "" }),
 		"an epoch proved for another": document(func(e entry, p public, _ body) { p.Version.Epoch = 2; e.Version = p.Version.Rank() }),
 		"an epoch by a signing key": document(func(_ entry, p public, _ body) {
-			p.EpochProof = must[string](t)(trust.SignEpoch(h.Signing[0], 1, now()))
+			p.EpochProof = must[string](t)(trust.SignEpoch(h.Signing[0], 1, ident.Region{}, now()))
 		}),
 		"an epoch by a signing key in the operator's name": document(func(_ entry, p public, _ body) { p.EpochProof = forged }),
-		"an epoch by another operator":                     document(func(_ entry, p public, _ body) { p.EpochProof = must[string](t)(trust.SignEpoch(other.Root, 1, now())) }),
-		"no number":                                        document(func(e entry, p public, _ body) { p.Version.Number = 0; e.Version = p.Version.Rank() }),
-		"a home that is no region":                         document(func(_ entry, p public, _ body) { p.Home = must[ident.Region](t)(ident.ParseRegion("nrt")) }),
-		"no region":                                        document(func(_ entry, p public, _ body) { p.Regions = nil }),
-		"no policy":                                        document(func(_ entry, _ public, b body) { delete(b, "policy") }),
-		"no rules for names":                               document(func(_ entry, _ public, b body) { delete(b, "names") }),
-		"names that never rest":                            document(func(_ entry, _ public, b body) { b["names"] = ledger.NameRules{Lapse: 1, Rest: -1, Step: 1} }),
-		"a role of no account":                             document(func(_ entry, _ public, b body) { b["policy"] = offers(func(m body) { m["account"] = "NONE" }) }),
-		"a role that the account lacks":                    document(func(_ entry, _ public, b body) { b["policy"] = offers(func(m body) { m["role"] = "none" }) }),
-		"lifetimes out of order":                           document(func(_ entry, _ public, b body) { b["policy"] = offers(func(m body) { m["default"] = 601 }) }),
-		"a body that is none":                              h.Token(t, h.Signing[0], trust.Entry{Subject: key, Version: h.Public(t, 1, 3).Version.Rank(), At: now().UnixMilli()}, "x"),
+		"an epoch by another operator": document(func(_ entry, p public, _ body) {
+			p.EpochProof = must[string](t)(trust.SignEpoch(other.Root, 1, ident.Region{}, now()))
+		}),
+		"no number":                     document(func(e entry, p public, _ body) { p.Version.Number = 0; e.Version = p.Version.Rank() }),
+		"a home that is no region":      document(func(_ entry, p public, _ body) { p.Home = must[ident.Region](t)(ident.ParseRegion("nrt")) }),
+		"no region":                     document(func(_ entry, p public, _ body) { p.Regions = nil }),
+		"no policy":                     document(func(_ entry, _ public, b body) { delete(b, "policy") }),
+		"no rules for names":            document(func(_ entry, _ public, b body) { delete(b, "names") }),
+		"names that never rest":         document(func(_ entry, _ public, b body) { b["names"] = ledger.NameRules{Lapse: 1, Rest: -1, Step: 1} }),
+		"a role of no account":          document(func(_ entry, _ public, b body) { b["policy"] = offers(func(m body) { m["account"] = "NONE" }) }),
+		"a role that the account lacks": document(func(_ entry, _ public, b body) { b["policy"] = offers(func(m body) { m["role"] = "none" }) }),
+		"lifetimes out of order":        document(func(_ entry, _ public, b body) { b["policy"] = offers(func(m body) { m["default"] = 601 }) }),
+		"a home that the operator key does not name": document(func(_ entry, p public, _ body) {
+			p.EpochProof = must[string](t)(trust.SignEpoch(h.Root, 1, must[ident.Region](t)(ident.ParseRegion("nrt")), now()))
+		}),
+		"a move in an epoch that there was not": document(func(_ entry, _ public, b body) {
+			b["moves"] = []any{body{"epoch": 2, "from": "nrt", "to": "ams", "last": 1, "at": 1}}
+		}),
+		"a move in the first epoch": document(func(_ entry, _ public, b body) {
+			b["moves"] = []any{body{"epoch": 1, "from": "nrt", "to": "ams", "last": 1, "at": 1}}
+		}),
+		"a move from nowhere": document(func(_ entry, _ public, b body) { b["moves"] = []any{body{"epoch": 1, "to": "ams"}} }),
+		"a body that is none": h.Token(t, h.Signing[0], trust.Entry{Subject: key, Version: h.Public(t, 1, 3).Version.Rank(), At: now().UnixMilli()}, "x"),
 	} {
 		_, err := h.PutDocument(t.Context(), token)
 		want(t, what, err, ledger.ErrDamaged)

@@ -32,6 +32,8 @@ type Document struct {
 	Servers []Servers
 	// Rotations are role keys that are being replaced.
 	Rotations []Rotation
+	// Moves are homes that were given up, the last one last.
+	Moves []Move
 
 	index func() *policy.Index
 }
@@ -71,6 +73,7 @@ type documentBody struct {
 	Audit     string          `json:"audit,omitempty"` // auditRequired, or nothing
 	Servers   []Servers       `json:"servers,omitempty"`
 	Rotations []Rotation      `json:"rotations,omitempty"`
+	Moves     []Move          `json:"moves,omitempty"`
 }
 
 const auditRequired = "required"
@@ -91,7 +94,7 @@ func (d *Document) Sign(s KeySigner, now time.Time) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	b := documentBody{Public: token, Policy: d.Policy, Names: d.Names, Providers: d.Providers, Servers: d.Servers, Rotations: d.Rotations}
+	b := documentBody{Public: token, Policy: d.Policy, Names: d.Names, Providers: d.Providers, Servers: d.Servers, Rotations: d.Rotations, Moves: d.Moves}
 	if d.AuditRequired {
 		b.Audit = auditRequired
 	}
@@ -168,7 +171,7 @@ func openDocument(op *trust.Operator, e trust.Entry) (*Document, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Document{PublicToken: b.Public, Policy: b.Policy, Names: b.Names, Providers: b.Providers, AuditRequired: b.Audit == auditRequired, Servers: b.Servers, Rotations: b.Rotations}
+	d := &Document{PublicToken: b.Public, Policy: b.Policy, Names: b.Names, Providers: b.Providers, AuditRequired: b.Audit == auditRequired, Servers: b.Servers, Rotations: b.Rotations, Moves: b.Moves}
 	if d.Public, err = op.OpenPlatform(b.Public); err != nil {
 		return nil, fmt.Errorf("its public part: %w", err)
 	}
@@ -197,6 +200,9 @@ func (d *Document) check() error {
 		return fmt.Errorf("its home %s is none of its regions", d.Public.Home)
 	}
 	if err := d.checkRotations(); err != nil {
+		return err
+	}
+	if err := d.checkMoves(); err != nil {
 		return err
 	}
 	if bad := oidc.Check("providers", d.Providers); len(bad) > 0 {

@@ -29,6 +29,9 @@ type Log struct {
 	// Takes tells which entries belong into the log; another is refused, whoever signed
 	// it. nil takes all.
 	Takes func(Key) bool
+	// Epoch is the one that the log is of. Who decided in another may have had others at the
+	// same positions: what a copy knows of those is worth nothing.
+	Epoch uint32
 }
 
 // Defaults of a Follower.
@@ -91,6 +94,9 @@ type Follower struct {
 //nolint:gochecknoglobals // a constant in all but name
 var endsAt = [4]string{" first", " first at", " last", " last at"}
 
+// epochOf is what At has of a log besides: its epoch.
+const epochOf = " epoch"
+
 // restored gives the ends that At gave.
 func restored(positions map[string]uint64, log string) ends {
 	mark := func(i int) Mark {
@@ -117,7 +123,10 @@ type logState struct {
 	// counts anew, and each is read by its own.
 	near, far uint64
 	apart     bool
-	fresh     time.Time // when it last lacked nothing
+	// nearAnew and farAnew tell that a source is to be read from its beginning, because the log
+	// is of another epoch.
+	nearAnew, farAnew bool
+	fresh             time.Time // when it last lacked nothing
 	// was is how near was when all of it had been read, by which it is known again.
 	was ends
 }
@@ -166,7 +175,10 @@ func (l *logState) at(near bool) uint64 {
 func (l *logState) covered() uint64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.Far == nil {
+	switch {
+	case l.nearAnew || l.Far != nil && l.farAnew:
+		return 0
+	case l.Far == nil:
 		return l.near
 	}
 	return min(l.near, l.far)
@@ -194,6 +206,33 @@ func (l *logState) again(near bool) {
 	} else {
 		l.far = 0
 	}
+}
+
+// begins has both sources read from their beginning, by whoever reads them.
+func (l *logState) begins(epoch uint32) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.Epoch, l.nearAnew, l.farAnew = epoch, true, true
+}
+
+// begun tells whether a source is to be read from its beginning now, and lets it be.
+func (l *logState) begun(near bool) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	anew := &l.farAnew
+	if near {
+		anew = &l.nearAnew
+	}
+	if !*anew {
+		return false
+	}
+	*anew, l.apart = false, true
+	if near {
+		l.near = 0
+	} else {
+		l.far = 0
+	}
+	return true
 }
 
 // lacksNothing notes that a source had nothing new. Where there is a far one, that is
@@ -242,10 +281,11 @@ func (f *Follower) init() {
 		}
 		f.left.Store(int32(len(f.Logs))) // #nosec G115 -- a few
 		for _, l := range f.Logs {
-			f.state = append(f.state, &logState{
-				Log: l, near: f.Positions[l.Name], far: f.Positions[l.Name],
-				was: restored(f.Positions, l.Name),
-			})
+			s := &logState{Log: l}
+			if f.Positions[l.Name+epochOf] == uint64(l.Epoch) {
+				s.near, s.far, s.was = f.Positions[l.Name], f.Positions[l.Name], restored(f.Positions, l.Name)
+			}
+			f.state = append(f.state, s)
 		}
 		if f.Positions != nil || len(f.Logs) == 0 {
 			close(f.ready)
@@ -287,6 +327,11 @@ func (f *Follower) At() map[string]uint64 {
 	at := make(map[string]uint64, len(f.state))
 	for _, l := range f.state {
 		at[l.Name] = l.covered()
+		l.mu.Lock()
+		if l.Epoch > 0 {
+			at[l.Name+epochOf] = uint64(l.Epoch)
+		}
+		l.mu.Unlock()
 		if e := l.ends(); e.first.Seq > 0 {
 			for i, n := range []uint64{e.first.Seq, uint64(e.first.At.UnixNano()), e.last.Seq, uint64(e.last.At.UnixNano())} { // #nosec G115 -- its bits come back
 				at[l.Name+endsAt[i]] = n
@@ -314,6 +359,16 @@ func (f *Follower) Run(ctx context.Context) {
 				continue
 			}
 			f.hint(h)
+		}
+	}
+}
+
+// Begin has a log read from its beginning, because it is of another epoch now. What is known stays.
+func (f *Follower) Begin(log string, epoch uint32) {
+	f.init()
+	for _, l := range f.state {
+		if l.Name == log {
+			l.begins(epoch)
 		}
 	}
 }
@@ -411,6 +466,9 @@ func (f *Follower) compare(ctx context.Context, l *logState, s Source, near bool
 	for wait.For(ctx, f.Every) == nil {
 		if near {
 			f.retryAhead()
+		}
+		if l.begun(near) {
+			seen, less, was = 0, 0, ends{}
 		}
 		last, now, err := look(ctx, s)
 		if err != nil {

@@ -540,6 +540,47 @@ func TestFollowerKnowsAStreamMadeAnew(t *testing.T) {
 	})
 }
 
+// Where home moved, its log goes on from a position at which the former one had something else. It
+// begins in the same way, so nothing but its epoch tells: it is read from its beginning, while
+// the follower runs, and when it starts with positions of the former one.
+func TestFollowerBeginsAnewInAnEpoch(t *testing.T) {
+	inBubble(t, func(b *bubble) {
+		at := time.Now()
+		old, next := &begun{at: at}, &begun{at: at}
+		a, alone, c, d := b.suspension(0, 1), b.suspension(1, 1), b.suspension(2, 1), b.suspension(3, 1)
+		b.append(&old.Denials, a, alone)
+		b.append(&next.Denials, a, c, d)
+		var near renewed
+		near.Store(old)
+		log := ledger.Log{Name: "denials", Near: &near}
+		r := follow(b.Platform, nil, log)
+		<-r.Ready()
+		time.Sleep(2 * ledger.CompareEvery)
+		synctest.Wait()
+		positions := r.At()
+		near.Store(next)
+		r.Begin("denials", 2)
+		if pending := r.At()["denials"]; pending != 0 {
+			b.Errorf("before it was read anew it is said to be read up to %d", pending)
+		}
+		time.Sleep(2 * ledger.CompareEvery)
+		synctest.Wait()
+		r.knows(b.T, "of both", a, alone, c, d)
+		again := r.At()
+		r.stop()
+		if again["denials"] != 3 || again["denials epoch"] != 2 {
+			b.Errorf("it is at %v", again)
+		}
+
+		log.Epoch = 2
+		r = follow(b.Platform, func(f *ledger.Follower) { f.Positions = positions }, log)
+		defer r.stop()
+		time.Sleep(2 * ledger.CompareEvery)
+		synctest.Wait()
+		r.knows(b.T, "with positions of the former one", a, c, d)
+	})
+}
+
 // Of what class the entries of a log are is part of what is believed: a name does not
 // come by the log of denials, whoever signed it.
 func TestFollowerRefusesWhatBelongsElsewhere(t *testing.T) {

@@ -241,6 +241,20 @@ func (p *Projection) Version(k Key) uint64 {
 	return e.Version
 }
 
+// Recall gives what is known of any key. Of a name it is what the name says: the token is not
+// kept.
+func (p *Projection) Recall(k Key) (Entry, bool) {
+	n := k.Name()
+	if n.IsZero() {
+		return p.Get(k)
+	}
+	e, ok := p.KnownName(n)
+	return Entry{
+		Key: k, Version: e.Version, Denies: e.Denies, At: time.UnixMilli(e.At), Sum: e.Sum,
+		Body: Name{Holder: e.Holder, Until: e.Until, Rests: e.Rests},
+	}, ok
+}
+
 // Document is the platform document that is in force, nil before the first is known,
 // with the entry that it is in.
 func (p *Projection) Document() (*Document, Entry) {

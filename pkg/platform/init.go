@@ -262,7 +262,7 @@ func build(d Dir, f *manifest.File, now time.Time, step func(string)) error {
 	}
 	doc := want.Document
 	doc.Public.Version = trust.Version{Epoch: 1, Number: 1}
-	if doc.Public.EpochProof, err = trust.SignEpoch(root, 1, now); err != nil {
+	if doc.Public.EpochProof, err = trust.SignEpoch(root, 1, doc.Public.Home, now); err != nil {
 		return err
 	}
 	full, err := s.Document(doc, now)

@@ -98,6 +98,18 @@ func OpenApplied(dir string) (*Platform, error) {
 }
 
 func open(dir, path string, now func() time.Time) (*Platform, error) {
+	p, err := load(dir, path, now)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.fixed(); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// load is open, whatever of the file cannot be changed.
+func load(dir, path string, now func() time.Time) (*Platform, error) {
 	d := Dir(dir)
 	data, err := readFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -122,9 +134,6 @@ func open(dir, path string, now func() time.Time) (*Platform, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := p.fixed(); err != nil {
-		return nil, err
-	}
 	return p, nil
 }
 
@@ -142,15 +151,21 @@ func readFile(path string) ([]byte, error) {
 // fixed refuses what cannot be changed in a platform that there is: clients keep their
 // keys under its name, and the names that home decided are in home's bucket.
 func (p *Platform) fixed() error {
-	for _, f := range []struct{ key, have, was string }{
-		{"name", p.File.Name.String(), p.Document.Name},
-		{"home", p.File.Home.String(), p.Document.Home.String()},
-	} {
-		if f.have != f.was {
-			return manifest.Problems{p.File.Problem(f.key, f.key+" is "+f.was+", and cannot become "+f.have, "leave it as it is, or make a new platform with 'nscsetup init'")}
-		}
+	if err := p.fixedName(); err != nil {
+		return err
 	}
-	return nil
+	return p.stays("home", p.File.Home.String(), p.Document.Home.String(), "leave it as it is; if its region is gone for good, move it with 'nscsetup home move'")
+}
+
+func (p *Platform) fixedName() error {
+	return p.stays("name", p.File.Name.String(), p.Document.Name, "leave it as it is, or make a new platform with 'nscsetup init'")
+}
+
+func (p *Platform) stays(key, have, was, hint string) error {
+	if have == was {
+		return nil
+	}
+	return manifest.Problems{p.File.Problem(key, key+" is "+was+", and cannot become "+have, hint)}
 }
 
 // open reads what the folder last put in force.

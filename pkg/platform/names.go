@@ -20,6 +20,7 @@ const (
 	RoleHome      = manifest.RoleHome
 	RoleReader    = manifest.RoleReader
 	RoleSetup     = manifest.RoleSetup
+	RoleMover     = manifest.RoleMover
 	RoleIssuer    = manifest.RoleIssuer
 	RoleGuest     = manifest.RoleGuest
 	RoleAdmin     = manifest.RoleAdmin

@@ -54,6 +54,14 @@ func golden() map[string]rights {
 			[]string{i},
 			false,
 		},
+		"LEDGER/mover": {
+			[]string{
+				"$JS.API.STREAM.CREATE.*", "$JS.API.STREAM.UPDATE.*", "$JS.API.STREAM.INFO.*", "$JS.API.STREAM.DELETE.KV_decisions",
+				"$JS.API.STREAM.DELETE.DECISIONS-MOVING", "$JS.API.STREAM.DELETE.DECISIONS_ams", "$JS.API.STREAM.DELETE.DECISIONS_sfo",
+			},
+			[]string{i},
+			false,
+		},
 		"READERS/reader": {append(append(gets(), records()...), "audit.{{tag(region)}}.{{subject()}}"), []string{"ledger.{{tag(region)}}.>", "records.>", i}, false},
 		"ADMIN/admin":    {[]string{"$SRV.>", "registrars.$SRV.>", "auth.v1.admin.*"}, []string{i}, false},
 		"SYS/setup": {
@@ -174,7 +182,10 @@ func TestRightsOfThePage(t *testing.T) {
 	code := regexp.MustCompile("`([^`]+)`")
 	want := golden()
 	// What the page says once, before the table.
-	said := map[string][]string{"U": {"_INBOX_{{subject()}}.>"}, "I": {"_INBOX.svc.{{subject()}}.>"}, "G": gets(), "A": records()}
+	said := map[string][]string{
+		"U": {"_INBOX_{{subject()}}.>"}, "I": {"_INBOX.svc.{{subject()}}.>"}, "G": gets(), "A": records(),
+		"D": {"$JS.API.STREAM.DELETE.DECISIONS_ams", "$JS.API.STREAM.DELETE.DECISIONS_sfo"},
+	}
 	cell := func(s string) []string {
 		var out []string
 		for part := range strings.SplitSeq(s, ", ") {
@@ -295,8 +306,8 @@ func TestAccounts(t *testing.T) {
 }
 
 // TestNobodyAsksBesideStreams: in the account with the streams a request is answered
-// wherever its reply says. The roles that may ask at all there are those of home and
-// of setting up, and none of them may by direct get.
+// wherever its reply says. The roles that may ask at all there are those of home, of
+// setting up and of moving, and none of them may by direct get.
 func TestNobodyAsksBesideStreams(t *testing.T) {
 	for id, r := range golden() {
 		account, _, _ := strings.Cut(id, "/")
@@ -305,7 +316,7 @@ func TestNobodyAsksBesideStreams(t *testing.T) {
 			if account == platform.Ledger && strings.HasPrefix(s, "$JS.API.DIRECT.") {
 				t.Errorf("%s may delete streams by %s", id, s)
 			}
-			if asks && account == platform.Ledger && id != "LEDGER/home" && id != "LEDGER/setup" {
+			if asks && account == platform.Ledger && id != "LEDGER/home" && id != "LEDGER/setup" && id != "LEDGER/mover" {
 				t.Errorf("%s may ask %s", id, s)
 			}
 		}

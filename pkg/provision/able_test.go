@@ -48,6 +48,7 @@ func TestUnable(t *testing.T) {
 		"no such region any more": {func(p *trust.Platform, _ *policy.Policy) {
 			p.Regions[0].Name = must(ident.ParseRegion("fra"))
 			p.Home = p.Regions[0].Name
+			p.EpochProof = must(trust.SignEpoch(must(b.p.OperatorKey("")), 1, p.Home, b.now))
 		}, "no such region", "no such region", 0, 0},
 	} {
 		b.svc = provision.New(b.config)

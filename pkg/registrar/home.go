@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"sync/atomic"
 	"time"
@@ -22,6 +23,7 @@ import (
 // auth.v1.home.*. It trusts no issuer's word: the client's own signed request is in
 // the claim and is verified again.
 type Home struct {
+	Region ident.Region // whose registrar it is
 	// Decider is who decides, by the rules that are in force.
 	Decider func() *ledger.Decider
 	// Document is the platform document that is in force.
@@ -143,6 +145,10 @@ func (h *Home) verify(r endpoint.Request) (asked, error) {
 	doc := h.Document()
 	if doc == nil {
 		return a, errors.New("no platform document is known yet")
+	}
+	if doc.Public.Home != h.Region {
+		// Home moved. Two who decide would give a name twice.
+		return a, fmt.Errorf("home is %s", doc.Public.Home)
 	}
 	info, err := wire.DecodeRequestInfo(r.Header[wire.HeaderInfo])
 	if err == nil {

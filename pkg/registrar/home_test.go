@@ -108,7 +108,7 @@ func (b *bench) registrar() *registrar.Home {
 	known.CountHolders()
 	clock := func() time.Time { return b.now }
 	return &registrar.Home{
-		Decider: func() *ledger.Decider {
+		Region: b.document.Public.Home, Decider: func() *ledger.Decider {
 			d := b.decider
 			d.Rules, d.Decided = b.document.Names, func(e ledger.Entry) { known.Apply(e) }
 			return &d

@@ -18,6 +18,10 @@ import (
 type Mirrors struct {
 	Origin ledger.Source                  // home's bucket
 	Copies map[ident.Region]ledger.Source // each region's mirror
+	// Fork gives of a region that was home up to which position its mirror has what home had
+	// decided; false for all others. What it has beyond may be what it decided alone. nil: no
+	// region was home.
+	Fork func(ident.Region) (uint64, bool)
 	// Publish sends a message in LEDGER, to whoever is there; it may be lost.
 	Publish func(subject string, data []byte) error
 	Log     *slog.Logger
@@ -67,6 +71,9 @@ func (m *Mirrors) compare(ctx context.Context, r ident.Region, c ledger.Source, 
 	if err != nil {
 		return // it is cut off, or its servers are away: it is told when it is back
 	}
+	if fork, ok := m.forked(ctx, r, c); ok {
+		has = fork
+	}
 	now := m.Now()
 	m.mu.Lock()
 	if m.told == nil {
@@ -82,7 +89,8 @@ func (m *Mirrors) compare(ctx context.Context, r ident.Region, c ledger.Source, 
 	if !t.since.IsZero() && !t.said && now.Sub(t.since) > longBehind {
 		t.said = true
 		// A mirror that is ahead of its origin follows it never again.
-		m.Log.Error("a mirror does not follow home's bucket", "mirror", r.String(), "has", has, "bucket", last, "since", t.since)
+		m.Log.Error("a mirror does not follow home's bucket", "mirror", r.String(), "has", has, "bucket", last, "since", t.since,
+			"hint", "if the region was home, run 'nscsetup home return' for it")
 	}
 	if has < last {
 		from := has
@@ -103,4 +111,22 @@ func (m *Mirrors) compare(ctx context.Context, r ident.Region, c ledger.Source, 
 	m.mu.Lock()
 	m.told[r] = t
 	m.mu.Unlock()
+}
+
+// forked tells whether a former home's mirror has something else than the bucket from a position
+// on. It goes on with neither then: it is made anew by hand, when what it has was looked at.
+func (m *Mirrors) forked(ctx context.Context, r ident.Region, c ledger.Source) (uint64, bool) {
+	if m.Fork == nil {
+		return 0, false
+	}
+	fork, ok := m.Fork(r)
+	if !ok {
+		return 0, false
+	}
+	theirs, err := c.Read(ctx, fork, 1)
+	if err != nil || len(theirs) == 0 {
+		return 0, false
+	}
+	ours, err := m.Origin.Read(ctx, theirs[0].Seq-1, 1)
+	return fork, err == nil && (len(ours) == 0 || ours[0] != theirs[0])
 }

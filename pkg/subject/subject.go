@@ -72,6 +72,8 @@ const (
 const (
 	// DecisionsStream is home's bucket.
 	DecisionsStream = "KV_decisions"
+	// MovingStream is a copy of it while home moves. No region's mirror is called that.
+	MovingStream = "DECISIONS-MOVING"
 	// DecisionsPrefix begins the subjects of its keys.
 	DecisionsPrefix = "$KV.decisions."
 	// Decisions is what home's registrars may write.
@@ -108,6 +110,9 @@ const (
 	StreamUpdate = "$JS.API.STREAM.UPDATE.*"
 	StreamInfo   = "$JS.API.STREAM.INFO.*"
 )
+
+// StreamDelete deletes a stream: for who moves home, and of few streams.
+func StreamDelete(stream string) string { return "$JS.API.STREAM.DELETE." + stream }
 
 // MirrorStream is a region's mirror of what is decided in home.
 func MirrorStream(r ident.Region) string { return "DECISIONS_" + r.String() }

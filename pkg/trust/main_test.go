@@ -107,7 +107,7 @@ func chainOf(t testing.TB, key func(keystore.Kind) *keystore.Key) *chain {
 // epoch is a key's word for an epoch.
 func epoch(t testing.TB, k *keystore.Key, n uint32) string {
 	t.Helper()
-	s, err := trust.SignEpoch(k, n, now())
+	s, err := trust.SignEpoch(k, n, ident.Region{}, now())
 	return token(t, s, err)
 }
 

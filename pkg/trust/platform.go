@@ -64,22 +64,28 @@ func (v Version) IsZero() bool { return v.Epoch == 0 || v.Number == 0 }
 const kindEpoch = "herald-epoch"
 
 type epochBody struct {
-	Epoch uint32 `json:"epoch"`
+	Epoch uint32       `json:"epoch"`
+	Home  ident.Region `json:"home,omitzero"`
 }
 
-// SignEpoch states with the operator key that platform documents may be of an epoch.
-func SignEpoch(operator *keystore.Key, epoch uint32, now time.Time) (string, error) {
-	return signDocument(kindEpoch, operator.Public(), epochBody{epoch}, operator, now)
+// SignEpoch states with the operator key that platform documents may be of an epoch, in which
+// home is one region. Platforms of before it could be said have epochs of no certain home,
+// which is the zero one here.
+func SignEpoch(operator *keystore.Key, epoch uint32, home ident.Region, now time.Time) (string, error) {
+	return signDocument(kindEpoch, operator.Public(), epochBody{epoch, home}, operator, now)
 }
 
 // checkEpoch verifies the operator key's own word for an epoch.
-func (o *Operator) checkEpoch(epoch uint32, proof string) error {
+func (o *Operator) checkEpoch(p *Platform) error {
 	var b epochBody
-	if err := openSigned(func(iss string) bool { return iss == o.key }, kindEpoch, o.key, proof, &b); err != nil {
+	if err := openSigned(func(iss string) bool { return iss == o.key }, kindEpoch, o.key, p.EpochProof, &b); err != nil {
 		return err
 	}
-	if b.Epoch != epoch {
-		return fmt.Errorf("a platform document of epoch %d with the operator's word for %d: %w", epoch, b.Epoch, ErrUntrusted)
+	if b.Epoch != p.Version.Epoch {
+		return fmt.Errorf("a platform document of epoch %d with the operator's word for %d: %w", p.Version.Epoch, b.Epoch, ErrUntrusted)
+	}
+	if !b.Home.IsZero() && b.Home != p.Home {
+		return fmt.Errorf("a platform document with home %s in an epoch for which the operator says %s: %w", p.Home, b.Home, ErrUntrusted)
 	}
 	return nil
 }
@@ -171,7 +177,7 @@ func (o *Operator) OpenPlatform(token string) (*Platform, error) {
 	if p.Operator != o.key || p.Version.IsZero() || len(p.Regions) == 0 || len(p.Accounts) == 0 || len(p.Chat.Rooms) == 0 {
 		return nil, fmt.Errorf("a platform document out of shape")
 	}
-	if err := o.checkEpoch(p.Version.Epoch, p.EpochProof); err != nil {
+	if err := o.checkEpoch(&p); err != nil {
 		return nil, err
 	}
 	for _, r := range p.Chat.Rooms {

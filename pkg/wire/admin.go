@@ -66,6 +66,14 @@ func DecodeAdminRequest(body []byte) (AdminRequest, *Error) {
 	return r, nil
 }
 
+// CheckWhy refuses a reason that is more than a line.
+func CheckWhy(s string) error {
+	if len(s) > MaxWhy || strings.IndexFunc(s, unicode.IsControl) >= 0 || !utf8.ValidString(s) {
+		return fmt.Errorf("why is one line of %d bytes at most", MaxWhy)
+	}
+	return nil
+}
+
 func (r *AdminRequest) check() error {
 	about := 0
 	for _, is := range []bool{!r.Identity.IsZero(), !r.Name.IsZero(), !r.User.IsZero(), !r.Account.IsZero() && r.User.IsZero()} {
@@ -76,8 +84,8 @@ func (r *AdminRequest) check() error {
 	switch {
 	case about != 1 || !r.Account.IsZero() && (!r.Identity.IsZero() || !r.Name.IsZero()):
 		return errors.New("it is about one of identity, name, user and account")
-	case len(r.Why) > MaxWhy || strings.IndexFunc(r.Why, unicode.IsControl) >= 0 || !utf8.ValidString(r.Why):
-		return fmt.Errorf("why is one line of %d bytes at most", MaxWhy)
+	case CheckWhy(r.Why) != nil:
+		return CheckWhy(r.Why)
 	case len(r.Seen) > maxSeen:
 		return fmt.Errorf("more than %d versions were seen", maxSeen)
 	case r.Wait < 0 || r.Wait > MaxAdminWait:

@@ -46,7 +46,7 @@ func (m made) version(t *testing.T, epoch, number uint32) *client.Platform {
 	}
 	d := *m.Document
 	d.Version = trust.Version{Epoch: epoch, Number: number}
-	proof, err1 := trust.SignEpoch(m.root, epoch, time.Now())
+	proof, err1 := trust.SignEpoch(m.root, epoch, ident.Region{}, time.Now())
 	d.EpochProof = proof
 	token, err2 := d.Sign(m.signing, time.Now())
 	q, err3 := p.Update(token)

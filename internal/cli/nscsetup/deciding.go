@@ -59,7 +59,7 @@ func (g *globals) deciding(ctx context.Context, command string) (*decidingHome, 
 		platform: p, tool: t, changes: changes, nc: nc, now: t.Now,
 		Decider: &ledger.Decider{
 			Store: store, Opener: ledger.Opener{Operator: p.Operator, Now: t.Now}, Signer: ledger.KeySigner{Key: signer.Key()}, Rules: p.Full.Names,
-			Decided: changes.Decided,
+			Epoch: p.Full.Epoch(), Decided: changes.Decided,
 		},
 	}, nil
 }

@@ -57,7 +57,7 @@ the same for all of Herald's programs: 0 done, 1 failed, 2 usage, 3 partly done,
 	root.PersistentFlags().BoolVar(&g.json, "json", false, "write JSON to stdout")
 	root.AddCommand(newInit(g), newPlan(g), newApply(g), newStatus(g), newDoctor(g), newConfig(g), newTLS(g), newUp(g), newContext(g), newLink(g), newRegion(g))
 	root.AddCommand(newList(g), newDescribe(g), newAdd(g), newCan(g), newSchema(g), newDocs(g), newCompletion(g), newVersion(g), newNSC(g), newAccessKey(g), newInvite(g), newName(g), newExplain(g), newReplay(g), newAudit(g))
-	root.AddCommand(newRevoke(g), newSuspend(g), newResume(g), newReceipt(g), newRotate(g), newDrill(g))
+	root.AddCommand(newRevoke(g), newSuspend(g), newResume(g), newReceipt(g), newRotate(g), newHome(g), newDrill(g))
 	complete(root, g) // the last: it goes through all commands
 	return root
 }

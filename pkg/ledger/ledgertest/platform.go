@@ -130,7 +130,7 @@ func (p *Platform) Entry(t testing.TB, key ledger.Key, version uint64, denies bo
 // member, two regions.
 func (p *Platform) Public(t testing.TB, epoch, number uint32) *trust.Platform {
 	t.Helper()
-	proof, err := trust.SignEpoch(p.Root, epoch, p.Now())
+	proof, err := trust.SignEpoch(p.Root, epoch, ident.Region{}, p.Now())
 	if err != nil {
 		t.Fatal(err)
 	}

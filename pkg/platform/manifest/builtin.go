@@ -29,6 +29,7 @@ const (
 	RoleHome      = "home"
 	RoleReader    = "reader"
 	RoleSetup     = "setup"
+	RoleMover     = "mover"
 	RoleIssuer    = "issuer"
 	RoleGuest     = "guest"
 	RoleAdmin     = "admin"
@@ -271,6 +272,14 @@ func (f *File) builtin() []Account {
 						subject.Decisions, subject.DecisionsRead, subject.Audit,
 					},
 					[]string{subject.ServiceInbox}),
+				// Nothing that runs may delete a stream, and not the set-up tool at each of its
+				// runs, either.
+				internal(RoleMover, "the set-up tool's when home moves: has another region's servers keep home's bucket",
+					append([]string{
+						subject.StreamCreate, subject.StreamUpdate, subject.StreamInfo,
+						subject.StreamDelete(subject.DecisionsStream), subject.StreamDelete(subject.MovingStream),
+					}, f.mirrorDeletes()...),
+					[]string{subject.ServiceInbox}),
 			},
 			Exports: append(
 				[]Export{
@@ -487,6 +496,15 @@ func imports(from, kind string, subjects ...string) []Import {
 	for _, s := range subjects {
 		// The responder is told by the server who asks.
 		out = append(out, Import{From: label(from), Subject: s, Type: kind, Share: kind == service})
+	}
+	return out
+}
+
+// mirrorDeletes are what deletes the regions' mirrors of home's bucket.
+func (f *File) mirrorDeletes() []string {
+	var out []string
+	for _, r := range f.Regions {
+		out = append(out, subject.StreamDelete(subject.MirrorStream(r.Name)))
 	}
 	return out
 }

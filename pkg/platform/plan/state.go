@@ -75,6 +75,7 @@ const (
 	partName    = "name"
 	partHome    = "home"
 	partRegion  = "region "
+	partMove    = "move of home in epoch "
 	partAccount = "account "
 	partRoom    = "room "
 	partGrant   = "grant "
@@ -148,6 +149,9 @@ func parts(d *ledger.Document) []part {
 	for _, r := range d.Rotations {
 		put(partTurning+r.Account.String()+"/"+r.Role.String(), r)
 	}
+	for _, m := range d.Moves {
+		put(fmt.Sprintf("%s%010d", partMove, m.Epoch), m)
+	}
 	return out
 }
 
@@ -198,6 +202,8 @@ func together(all []part) (*ledger.Document, error) {
 			get(&d.AuditRequired)
 		case strings.HasPrefix(p.key, partTurning):
 			err = appendTo(&d.Rotations, p.value)
+		case strings.HasPrefix(p.key, partMove):
+			err = appendTo(&d.Moves, p.value)
 		case strings.HasPrefix(p.key, partServers):
 			err = appendTo(&d.Servers, p.value)
 		}
