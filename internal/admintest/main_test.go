@@ -41,7 +41,7 @@ var log testlog.Log
 // more is what the platform has beside what init gives it: accounts for tests that suspend one,
 // after which its static users are out for two minutes.
 func more() string {
-	grants, accounts := "\n  - {to: key, account: ADMIN, role: admin}\n", "accounts:\n"
+	grants, accounts := "\n  - {to: key, account: ADMIN, role: admin}\n  - {to: invite, account: CHAT, role: member}\n", "accounts:\n"
 	for i := range accountsFor {
 		name := account(i)
 		grants += "  - {to: key, account: " + name + ", role: service}\n"
@@ -72,7 +72,7 @@ func more() string {
 }
 
 const (
-	accountsTurned = 7
+	accountsTurned = 9
 	turnedLife     = 20 * time.Second
 	longLived      = 2 // the account whose credentials outlive every test
 )

@@ -26,10 +26,10 @@ import (
 
 // turning is what `rotate --json` says.
 type turning struct {
-	Role, Stage, From, To string
-	Waiting               []string
-	Cut                   []struct{ Name string }
-	Behind                []struct{ Server string }
+	Role, Region, Stage, From, To string
+	Waiting, Exposed              []string
+	Cut                           []struct{ Name string }
+	Behind                        []struct{ Server string }
 }
 
 // folder runs nscsetup until no other test has the folder.
@@ -57,12 +57,17 @@ func rotates(t *testing.T, args ...string) turning {
 // turns is how a role's rotation stands; nothing if there is none.
 func turns(t *testing.T, role string) turning {
 	t.Helper()
+	return turnsOf(t, func(r turning) bool { return r.Role == role })
+}
+
+func turnsOf(t *testing.T, of func(turning) bool) turning {
+	t.Helper()
 	var all []turning
 	if err := json.Unmarshal([]byte(done(t, "rotate", "status", "--json")), &all); err != nil {
 		t.Fatal(err)
 	}
 	for _, r := range all {
-		if r.Role == role {
+		if of(r) {
 			return r
 		}
 	}
@@ -72,14 +77,19 @@ func turns(t *testing.T, role string) turning {
 // until waits until a rotation stands so.
 func until(t *testing.T, what, role string, is func(turning) bool) turning {
 	t.Helper()
+	return untilOf(t, what, func(r turning) bool { return r.Role == role }, is)
+}
+
+func untilOf(t *testing.T, what string, of, is func(turning) bool) turning {
+	t.Helper()
 	end := time.Now().Add(90 * time.Second)
 	for {
-		r := turns(t, role)
+		r := turnsOf(t, of)
 		if is(r) {
 			return r
 		}
 		if time.Now().After(end) {
-			t.Fatalf("%s: waiting in vain; it stands so: %+v\n%s", what, r, log.Tail(20, "role key"))
+			t.Fatalf("%s: waiting in vain; it stands so: %+v\n%s", what, r, log.Tail(20, "being replaced"))
 		}
 		time.Sleep(100 * time.Millisecond) // registrars tell nobody
 	}

@@ -12,6 +12,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/nats-io/jwt/v2"
@@ -311,7 +312,7 @@ func (t *Tool) Plan(f Force) (*plan.Plan, error) {
 func (t *Tool) want(keys claims.Keys, f Force) (plan.Desired, error) {
 	in := f.State.Document
 	if in != nil {
-		keys.Roles = maps.Clone(keys.Roles)
+		keys.Roles, keys.Regions = maps.Clone(keys.Roles), maps.Clone(keys.Regions)
 		keys.Follow(in.Public)
 	}
 	want, err := plan.Want(claims.New(t.Platform.File, keys), t.Platform.Operator.Key())
@@ -324,6 +325,10 @@ func (t *Tool) want(keys claims.Keys, f Force) (plan.Desired, error) {
 		r := in.Rotations[0]
 		return want, fmt.Errorf("regions cannot change now: role %s/%s: %w", r.Account, r.Role, ledger.ErrRotating)
 	}
+	if len(in.SealRotations) > 0 && !sameRegions(in.Public, t.Platform.File) {
+		return want, fmt.Errorf("regions cannot change now: %s: %w", in.SealRotations[0].What(), ledger.ErrRotating)
+	}
+	want.Document.SealRotations = slices.Clone(in.SealRotations)
 	for _, r := range in.Rotations {
 		if a, ok := want.Document.Public.Account(r.Account); !ok || !a.HasRole(r.Role) {
 			return want, fmt.Errorf("role %s/%s goes with platform.yaml as it is: %w", r.Account, r.Role, ledger.ErrRotating)

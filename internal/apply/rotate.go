@@ -54,7 +54,7 @@ var (
 // that was begun.
 func (t *Tool) Rotate(ctx context.Context, o Rotation) (*Rotated, error) {
 	out := &Rotated{}
-	err := t.rotating(ctx, out, func(s *session, force Force) error {
+	err := t.rotating(ctx, &out.Unrecorded, func(s *session, force Force) error {
 		d := force.State.Document
 		r, err := t.mayRotate(o, d)
 		if err != nil {
@@ -88,22 +88,14 @@ func (t *Tool) Rotate(ctx context.Context, o Rotation) (*Rotated, error) {
 			out.Rotation = have
 			return s.enforce(ctx, o, out)
 		}
-		sealed, err := t.Platform.SealRoleKey(o.Role, fresh, o.Without)
+		handed := ledger.Handed{Account: o.Role.Account, Role: o.Role.Role}
+		e, err := s.hand(ctx, ledger.RoleKeyKey(r.To), handed, fresh, d.Public, o.Without, func(was *ledger.Document) (*ledger.Document, error) {
+			return was.Begin(r, o.Emergency, t.Now())
+		})
 		if err != nil {
 			return err
 		}
-		t.step("hand the key to issuers")
-		if err := s.until(ctx, func(ctx context.Context) error {
-			_, err := s.decider.PutRoleKey(ctx, r.To, sealed, t.Now())
-			return err
-		}); err != nil {
-			return err
-		}
-		t.step("write the platform document")
-		err = s.change(ctx, func(was *ledger.Document) (*ledger.Document, error) { return was.Begin(r, o.Emergency, t.Now()) }, out, o.Role)
-		if err != nil {
-			return err
-		}
+		_, out.Rotation = e.Rotation(o.Role.Account, o.Role.Role)
 		return s.enforce(ctx, o, out)
 	})
 	return out, err
@@ -112,8 +104,12 @@ func (t *Tool) Rotate(ctx context.Context, o Rotation) (*Rotated, error) {
 // Undo takes a rotation back.
 func (t *Tool) Undo(ctx context.Context, o Rotation) (*Rotated, error) {
 	out := &Rotated{}
-	err := t.rotating(ctx, out, func(s *session, _ Force) error {
-		return s.change(ctx, func(was *ledger.Document) (*ledger.Document, error) {
+	err := t.rotating(ctx, &out.Unrecorded, func(s *session, force Force) error {
+		_, seen := force.State.Document.Rotation(o.Role.Account, o.Role.Role)
+		d, err := s.change(ctx, func(was *ledger.Document) (*ledger.Document, error) {
+			if i, have := was.Rotation(o.Role.Account, o.Role.Role); i >= 0 && have.From == seen.To && have.To == seen.From {
+				return was, nil // by a try that nobody heard of: another would take that back
+			}
 			next, err := was.Undo(o.Role.Account, o.Role.Role, t.Now())
 			if err != nil {
 				return nil, err
@@ -121,17 +117,34 @@ func (t *Tool) Undo(ctx context.Context, o Rotation) (*Rotated, error) {
 			i, _ := next.Rotation(o.Role.Account, o.Role.Role)
 			next.Rotations[i].By, next.Rotations[i].Why = o.By, o.Why
 			return next, nil
-		}, out, o.Role)
+		})
+		if err == nil {
+			_, out.Rotation = d.Rotation(o.Role.Account, o.Role.Role)
+		}
+		return err
 	})
 	return out, err
 }
 
-// Rotations brings the folder after what is in force, and gives the rotations that there are. If
-// another run has the folder, it is left as it is.
-func (t *Tool) Rotations(ctx context.Context) ([]ledger.Rotation, error) {
-	var out []ledger.Rotation
-	err := t.rotating(ctx, &Rotated{}, func(_ *session, force Force) error {
-		out = force.State.Document.Rotations
+// Rotations brings the folder after what is in force, and gives the platform document, which has the
+// rotations that there are. What the ledger has sealed to a key that goes is sealed to the one that
+// stays, too. If another run has the folder, it is left as it is.
+func (t *Tool) Rotations(ctx context.Context) (*ledger.Document, error) {
+	var (
+		out        *ledger.Document
+		unrecorded error // a look is no change that anybody has to hear of
+	)
+	err := t.rotating(ctx, &unrecorded, func(s *session, force Force) error {
+		out = force.State.Document
+		for _, r := range out.SealRotations {
+			if r.Region.IsZero() {
+				continue
+			}
+			// Who lacks a key is told by what the rotation waits for.
+			if _, err := s.reseal(ctx, out.Public, r); err != nil {
+				return err
+			}
+		}
 		return nil
 	})
 	if !errors.Is(err, ErrBusy) {
@@ -144,7 +157,7 @@ func (t *Tool) Rotations(ctx context.Context) ([]ledger.Rotation, error) {
 	if err != nil {
 		return nil, err
 	}
-	return force.State.Document.Rotations, nil
+	return force.State.Document, nil
 }
 
 // Cut are the connections that an emergency closes: those by a credential of the role's keys, as
@@ -184,7 +197,7 @@ func (t *Tool) Cut(ctx context.Context, ref manifest.RoleRef) ([]seen.Connection
 // mayRotate refuses what cannot be done, and gives what a rotation has to know: until when static
 // users of the role have credentials, and how long those of others live.
 func (t *Tool) mayRotate(o Rotation, d *ledger.Document) (ledger.Rotation, error) {
-	r := ledger.Rotation{Account: o.Role.Account, Role: o.Role.Role, By: o.By, Why: o.Why}
+	r := ledger.Rotation{Account: o.Role.Account, Role: o.Role.Role, Progress: ledger.Progress{By: o.By, Why: o.Why}}
 	switch o.Role.Account.String() {
 	case platform.System, platform.Ledger, platform.Readers, platform.Auth, platform.Guest, platform.Door:
 		return r, fmt.Errorf("role %s: %w", o.Role, ErrServices)
@@ -218,7 +231,7 @@ func (t *Tool) mayRotate(o Rotation, d *ledger.Document) (ledger.Rotation, error
 
 // rotating holds the folder, looks at what is in force, does something, and brings the folder
 // after what is in force then.
-func (t *Tool) rotating(ctx context.Context, out *Rotated, do func(*session, Force) error) (err error) {
+func (t *Tool) rotating(ctx context.Context, unrecorded *error, do func(*session, Force) error) (err error) {
 	lock, err := t.lock()
 	if err != nil {
 		return err
@@ -230,7 +243,7 @@ func (t *Tool) rotating(ctx context.Context, out *Rotated, do func(*session, For
 	}
 	s := &session{Tool: t, signer: signer, result: &Result{}, changes: &Changes{Door: "rotate", Now: t.Now}}
 	defer s.close()
-	defer func() { out.Unrecorded = t.Record(ctx, s.changes) }()
+	defer func() { *unrecorded = t.Record(ctx, s.changes) }()
 	t.step("connect")
 	if _, err := s.ledger(ctx); err != nil {
 		return err
@@ -269,20 +282,25 @@ func (s *session) follow(force Force) error {
 	return s.Platform.Use(force.document.Token, slices.Collect(maps.Values(force.tokens)), s.Now())
 }
 
-// change puts a platform document, and notes what it says of a role's rotation.
-func (s *session) change(ctx context.Context, f func(*ledger.Document) (*ledger.Document, error), out *Rotated, ref manifest.RoleRef) error {
+// change puts a platform document, and gives it.
+func (s *session) change(ctx context.Context, f func(*ledger.Document) (*ledger.Document, error)) (*ledger.Document, error) {
 	var e ledger.Entry
 	err := s.until(ctx, func(ctx context.Context) (err error) {
 		e, err = s.decider.ChangeDocument(ctx, ledger.KeySigner{Key: s.signer.Key()}, f, s.Now())
+		if errors.Is(err, ledger.ErrOld) || errors.Is(err, ledger.ErrConflict) {
+			// Somebody was faster, and there was no time left to do it again.
+			err = fmt.Errorf("%w: %w", ledger.ErrUnavailable, err)
+		}
 		return err
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if d, ok := e.Body.(*ledger.Document); ok {
-		_, out.Rotation = d.Rotation(ref.Account, ref.Role)
+	d, ok := e.Body.(*ledger.Document)
+	if !ok {
+		return nil, fmt.Errorf("the platform document has a body of type %T: %w", e.Body, ledger.ErrDamaged)
 	}
-	return nil
+	return d, nil
 }
 
 // enforce takes, in an emergency, the former key from all servers that can be reached. Home's

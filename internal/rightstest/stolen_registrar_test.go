@@ -97,7 +97,7 @@ func TestStolenRegistrar(t *testing.T) {
 	// the thief signed.
 	public := *shared.Up.Platform.Full.Public
 	public.Version = trust.Version{Epoch: public.Version.Epoch + 1, Number: 1}
-	public.EpochProof = must(trust.SignEpoch(key, public.Version.Epoch, time.Now()))
+	public.EpochProof = must(trust.SignEpoch(key, public.Version.Epoch, public.Home, time.Now()))
 	token := must(ledger.SignDocument(signer, &public, shared.Up.Platform.Full.Policy, ledger.DefaultNameRules(), time.Now()))
 	before = settle(t)
 	refusals := map[*service.Running]uint64{}

@@ -78,8 +78,13 @@ func (c *Config) Check() (Checked, error) {
 		k.Credentials = append(k.Credentials, CheckedCredential{file, cred.user.String(), cred.expires})
 	}
 	slices.SortFunc(k.Credentials, func(a, b CheckedCredential) int { return cmp.Compare(a.File, b.File) })
-	if f.seal != nil {
-		k.RegionKey = f.seal.Public()
+	if r, _ := c.platform.Region(c.Region); len(f.keys.Region) > 0 {
+		for _, key := range r.SealKeys() { // the one in use first, if it is here
+			if f.keys.Region[key] != nil {
+				k.RegionKey = key.String()
+				break
+			}
+		}
 	}
 	if f.signing != nil {
 		k.SigningKey = f.signing.Public()
@@ -100,7 +105,7 @@ func (c *Config) roleNames(f files) []string {
 	}
 	for _, a := range d.Public.Accounts {
 		for _, role := range a.Roles {
-			if f.keys[role.Key] != nil {
+			if f.keys.Roles[role.Key] != nil {
 				names = append(names, a.Name.String()+"/"+role.Name.String())
 			}
 		}

@@ -23,8 +23,7 @@ type files struct {
 	self  ident.UserKey         // the service's own nkey, which it goes by
 
 	// Of an issuer.
-	seal *keystore.Key
-	keys provision.RoleKeys
+	keys provision.Keys
 	// callout is the callout key; nil: nobody comes in by auth callout here.
 	callout *callout.Key
 
@@ -87,16 +86,10 @@ func (c *Config) files() (files, error) {
 
 func (c *Config) issuerFiles(f *files) error {
 	var err error
-	if f.seal, err = keystore.Load(filepath.Join(c.dir, platform.SealKeyFile), keystore.Curve); err != nil {
-		return fmt.Errorf("the region key: %w", err)
-	}
-	if r, _ := c.platform.Region(c.Region); r.SealKey.String() != f.seal.Public() {
-		return fmt.Errorf("%s: %w: its region key is %s; the platform document says %s", c.dir, ErrConfig, f.seal.Public(), r.SealKey)
-	}
 	if f.callout, err = c.calloutKey(); err != nil {
 		return err
 	}
-	f.keys, err = c.roleKeys()
+	f.keys, err = c.keys()
 	return err
 }
 

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/nats-io/nats.go"
@@ -56,15 +57,15 @@ func (c *Config) startIssuer(ctx, run context.Context, r *Running, log *slog.Log
 	if err != nil {
 		return err
 	}
-	r.handed = newHanded(c.Region, r.files.seal, know.projection, log)
-	more := func() (provision.RoleKeys, error) {
+	r.handed = newHanded(c.Region, know.projection, log)
+	more := func() (provision.Keys, error) {
 		folder, err := c.readKeys()
 		return r.handed.with(folder, know.document()), err
 	}
 	logins := oidc.New(know.document().Providers, oidc.Options{Clock: c.now, Log: log})
 	r.logins = logins
 	svc := provision.New(provision.Config{
-		Region: c.Region, Self: self, SealKey: r.files.seal, Door: lobby, Callout: r.files.callout, RoleKeys: r.files.keys, MoreKeys: more,
+		Region: c.Region, Self: self, Door: lobby, Callout: r.files.callout, Keys: r.files.keys, MoreKeys: more,
 		Ledger:  know.projection,
 		Home:    provision.NewHome(nc, know.projection, c.opener),
 		Methods: authn.Methods{logins},
@@ -92,9 +93,12 @@ func (c *Config) startIssuer(ctx, run context.Context, r *Running, log *slog.Log
 	r.work.Go(func() { records.Run(run) })
 	svc.Use(know.document())
 	r.work.Go(func() {
-		tells(run, svc, know.document, func(d *ledger.Document) bool {
+		tells(run, svc, know.document, func(d *ledger.Document) (string, bool) {
 			folder, err := c.readKeys()
-			return err == nil && r.handed.ready(folder, d)
+			if err != nil {
+				return "", false
+			}
+			return r.handed.ready(svc.Held(), folder, d)
 		}, records.Note, c.now, cmp.Or(c.Pace, tellAfter))
 	})
 	// Members and guests each have a connection of their own.
@@ -158,52 +162,75 @@ func (c *Config) calloutKey() (*callout.Key, error) {
 	return callout.NewKey(key)
 }
 
-// readKeys loads all role keys that are in the folder. Which of them are for what is the
+// readKeys loads all region and role keys that are in the folder. Which of them are for what is the
 // platform document's to say.
-func (c *Config) readKeys() (provision.RoleKeys, error) {
+func (c *Config) readKeys() (provision.Keys, error) {
+	var none provision.Keys
+	keys := none.Clone()
+	for _, name := range []string{platform.SealKeyFile, platform.SealKeyBeside} {
+		key, err := keystore.Load(filepath.Join(c.dir, name), keystore.Curve)
+		if errors.Is(err, fs.ErrNotExist) && name == platform.SealKeyBeside {
+			continue // which is there while one is being replaced
+		}
+		if err != nil {
+			return none, fmt.Errorf("the region key: %w", err)
+		}
+		pub, err := ident.ParseSealKey(key.Public())
+		if err != nil {
+			return none, err
+		}
+		keys.Region[pub] = key
+	}
 	dir := filepath.Join(c.dir, "roles")
 	files, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("the role keys: %w", err)
+		return none, fmt.Errorf("the role keys: %w", err)
 	}
-	keys := provision.RoleKeys{}
 	for _, f := range files {
 		if f.IsDir() || filepath.Ext(f.Name()) != ".nk" {
 			continue
 		}
 		key, err := keystore.Load(filepath.Join(dir, f.Name()), keystore.Account)
 		if err != nil {
-			return nil, fmt.Errorf("the key of role %s: %w", strings.Replace(strings.TrimSuffix(f.Name(), ".nk"), ".", "/", 1), err)
+			return none, fmt.Errorf("the key of role %s: %w", strings.Replace(strings.TrimSuffix(f.Name(), ".nk"), ".", "/", 1), err)
 		}
 		pub, err := ident.ParseAccountKey(key.Public())
 		if err != nil {
-			return nil, err
+			return none, err
 		}
-		keys[pub] = key
+		keys.Roles[pub] = key
 	}
 	return keys, nil
 }
 
-// roleKeys are those of the folder; the ones that the folder's document offers must be
-// here.
-func (c *Config) roleKeys() (provision.RoleKeys, error) {
+// keys are those of the folder; the ones that the folder's document has something sealed to, or
+// offers, must be here.
+func (c *Config) keys() (provision.Keys, error) {
 	dir := filepath.Join(c.dir, "roles")
 	keys, err := c.readKeys()
 	if err != nil {
-		return nil, err
+		return keys, err
+	}
+	region, _ := c.platform.Region(c.Region)
+	if !slices.ContainsFunc(region.SealKeys(), func(k ident.SealKey) bool { return keys.Region[k] != nil }) {
+		var have []string
+		for k := range keys.Region {
+			have = append(have, k.String())
+		}
+		return keys, fmt.Errorf("%s: %w: its region key is %s; the platform document says %s", c.dir, ErrConfig, strings.Join(have, ", "), region.SealKey)
 	}
 	d, _ := c.entry.Body.(*ledger.Document)
 	for _, o := range d.Policy.Offers {
 		a, _ := d.Public.Account(o.Account)
 		for _, role := range a.Roles {
-			if role.Name != o.Role || keys[role.Key] != nil {
+			if role.Name != o.Role || keys.Roles[role.Key] != nil {
 				continue
 			}
 			path := filepath.Join(dir, o.Account.String()+"."+o.Role.String()+".nk")
 			if _, err := os.Stat(path); err != nil {
-				return nil, fmt.Errorf("the key of role %s/%s: %w", o.Account, o.Role, err)
+				return keys, fmt.Errorf("the key of role %s/%s: %w", o.Account, o.Role, err)
 			}
-			return nil, fmt.Errorf("%s: %w: it is not the key of role %s/%s of this platform", path, ErrConfig, o.Account, o.Role)
+			return keys, fmt.Errorf("%s: %w: it is not the key of role %s/%s of this platform", path, ErrConfig, o.Account, o.Role)
 		}
 	}
 	return keys, nil

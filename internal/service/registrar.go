@@ -184,11 +184,15 @@ func (c *Config) administer(r *Running, k *keeper, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	door, err := ident.ParseLabel(platform.Door)
+	if err != nil {
+		return err
+	}
 	k.admin = &registrar.Admin{
 		Region: c.Region, Self: r.files.self, Administrators: admin, Role: role,
 		Untouchable: untouchable, Unread: k.unread,
 		Document: k.know.document, Ledger: k.know.projection, Holdings: k.door.Holdings, Denials: k.denials, Revoker: k.revoker,
-		Confirm: k.watcher.Confirm, Rotations: k.rotor.Look, Open: k.door.WaitingOf, Signing: k.signing, Refused: k.written.Note, Log: log, Now: c.now,
+		Confirm: k.watcher.Confirm, Rotations: k.rotor.Look, SealRotations: k.rotor.LookSeal, Door: door, Open: k.door.WaitingOf, Signing: k.signing, Refused: k.written.Note, Log: log, Now: c.now,
 	}
 	r.doors.add(k.timely(c.door(r, platform.LedgerCreds, "administration", log, func(nc *nats.Conn) (*endpoint.Server, error) {
 		return endpoint.Serve(nc, Registrar, registrar.Queue, "names, denials and accounts in "+c.Region.String(),

@@ -60,8 +60,6 @@ func (r *Running) Prepare() (*Change, error) {
 		files.callout = r.files.callout // which is in use until the service ends
 	}
 	switch {
-	case r.Service == Issuer && files.seal.Public() != r.files.seal.Public():
-		return nil, fmt.Errorf("%s: the region key changed: %w", next.dir, ErrRestart)
 	case r.Service == Issuer && files.callout != nil && files.callout.Public() != r.files.callout.Public():
 		return nil, fmt.Errorf("%s: the callout key changed: %w", next.dir, ErrRestart)
 	case r.Service == Registrar && files.signing.Public() != r.files.signing.Public():
@@ -97,16 +95,19 @@ func (r *Running) same(next *Config) error {
 	return nil
 }
 
-// keeps refuses role keys that lack one which the document in force offers and which is
-// here now: whoever took a file away by mistake is told, and nobody is refused for it.
-func (r *Running) keeps(keys provision.RoleKeys) error {
-	lacking := r.issuing.Held().Lacking
+// keeps refuses keys that lack one which the document in force has something sealed to, or offers,
+// and which is here now: whoever took a file away by mistake is told, and nobody is refused for it.
+func (r *Running) keeps(keys provision.Keys) error {
+	held := r.issuing.Held()
 	d := r.knows.document()
 	keys = r.handed.with(keys, d)
+	if region, ok := d.Public.Region(r.Region); ok && held.RegionKey && keys.Region[region.SealKey] == nil {
+		return fmt.Errorf("%s: %w: the region key %s, which the platform document names, is not there any more", r.config.dir, ErrConfig, region.SealKey)
+	}
 	for _, o := range d.Policy.Offers {
 		a, _ := d.Public.Account(o.Account)
 		for _, role := range a.Roles {
-			if role.Name == o.Role && keys[role.Key] == nil && !slices.Contains(lacking, role.Key) {
+			if role.Name == o.Role && keys.Roles[role.Key] == nil && !slices.Contains(held.Lacking, role.Key) {
 				return fmt.Errorf("%s: %w: the key of role %s/%s, which the platform offers, is not there any more", r.config.dir, ErrConfig, o.Account, o.Role)
 			}
 		}
@@ -123,10 +124,10 @@ func (c *Change) Apply(ctx context.Context, log *slog.Logger) (changed []string)
 		// Whoever works by it was told.
 		changed = append(changed, "the platform document")
 	}
-	if r.issuing != nil && !sameKeys(c.files.keys, r.files.keys) {
+	if r.issuing != nil && !c.files.keys.Same(r.files.keys) {
 		r.issuing.UseKeys(c.files.keys)
 		r.doors.changed()
-		changed = append(changed, "role keys")
+		changed = append(changed, "keys")
 	}
 	if r.keeper != nil && !slices.Equal(c.files.accounts, *r.keeper.accounts.Load()) {
 		r.keeper.accounts.Store(&c.files.accounts)
@@ -177,16 +178,4 @@ func (r *Running) connectAnew(ctx context.Context) error {
 		}
 	}
 	return errors.Join(errs...)
-}
-
-func sameKeys(a, b provision.RoleKeys) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for k := range a {
-		if b[k] == nil {
-			return false
-		}
-	}
-	return true
 }

@@ -79,8 +79,8 @@ type Record struct {
 	// stands for: a flood is counted, and not written down one by one.
 	Count int `json:"count,omitempty"`
 
-	// Of a change: the ledger's key, and the version that it got. Of a use: the document's
-	// version, as a rank.
+	// Of a change: the ledger's key, and the version that it got. Of a use: the region key that is
+	// in the issuer's folder, and the document's version, as a rank.
 	Key     string `json:"key,omitempty"`
 	Version uint64 `json:"version,omitempty"`
 
@@ -131,7 +131,7 @@ func (r Record) check() error {
 			return bad("out of shape")
 		}
 	case Use:
-		if r.Version == 0 || r.Key != "" || credential || refusal || !r.Identity.IsZero() || !r.User.IsZero() {
+		if r.Version == 0 || r.Key != "" && !nkeys.IsValidPublicCurveKey(r.Key) || credential || refusal || !r.Identity.IsZero() || !r.User.IsZero() {
 			return bad("out of shape")
 		}
 	default:

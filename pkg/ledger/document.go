@@ -30,8 +30,10 @@ type Document struct {
 	// Servers are those that there should be. A registrar that says who has heard of a
 	// revocation goes by it, because who is away does not say so.
 	Servers []Servers
-	// Rotations are role keys that are being replaced.
-	Rotations []Rotation
+	// Rotations are role keys that are being replaced, and SealRotations region keys and the
+	// callout key.
+	Rotations     []Rotation
+	SealRotations []SealRotation
 	// Moves are homes that were given up, the last one last.
 	Moves []Move
 
@@ -66,14 +68,15 @@ func (d *Document) Grants() *policy.Index {
 
 // documentBody is the entry's body.
 type documentBody struct {
-	Public    string          `json:"public"`
-	Policy    policy.Policy   `json:"policy"`
-	Names     NameRules       `json:"names"`
-	Providers []oidc.Provider `json:"providers,omitempty"`
-	Audit     string          `json:"audit,omitempty"` // auditRequired, or nothing
-	Servers   []Servers       `json:"servers,omitempty"`
-	Rotations []Rotation      `json:"rotations,omitempty"`
-	Moves     []Move          `json:"moves,omitempty"`
+	Public        string          `json:"public"`
+	Policy        policy.Policy   `json:"policy"`
+	Names         NameRules       `json:"names"`
+	Providers     []oidc.Provider `json:"providers,omitempty"`
+	Audit         string          `json:"audit,omitempty"` // auditRequired, or nothing
+	Servers       []Servers       `json:"servers,omitempty"`
+	Rotations     []Rotation      `json:"rotations,omitempty"`
+	SealRotations []SealRotation  `json:"seal_rotations,omitempty"`
+	Moves         []Move          `json:"moves,omitempty"`
 }
 
 const auditRequired = "required"
@@ -94,7 +97,9 @@ func (d *Document) Sign(s KeySigner, now time.Time) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	b := documentBody{Public: token, Policy: d.Policy, Names: d.Names, Providers: d.Providers, Servers: d.Servers, Rotations: d.Rotations, Moves: d.Moves}
+	b := documentBody{
+		Public: token, Policy: d.Policy, Names: d.Names, Providers: d.Providers, Servers: d.Servers, Rotations: d.Rotations, SealRotations: d.SealRotations, Moves: d.Moves,
+	}
 	if d.AuditRequired {
 		b.Audit = auditRequired
 	}
@@ -171,7 +176,10 @@ func openDocument(op *trust.Operator, e trust.Entry) (*Document, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Document{PublicToken: b.Public, Policy: b.Policy, Names: b.Names, Providers: b.Providers, AuditRequired: b.Audit == auditRequired, Servers: b.Servers, Rotations: b.Rotations, Moves: b.Moves}
+	d := &Document{
+		PublicToken: b.Public, Policy: b.Policy, Names: b.Names, Providers: b.Providers, AuditRequired: b.Audit == auditRequired, Servers: b.Servers,
+		Rotations: b.Rotations, SealRotations: b.SealRotations, Moves: b.Moves,
+	}
 	if d.Public, err = op.OpenPlatform(b.Public); err != nil {
 		return nil, fmt.Errorf("its public part: %w", err)
 	}
@@ -199,7 +207,7 @@ func (d *Document) check() error {
 	if _, ok := d.Public.Region(d.Public.Home); !ok {
 		return fmt.Errorf("its home %s is none of its regions", d.Public.Home)
 	}
-	if err := d.checkRotations(); err != nil {
+	if err := errors.Join(d.checkRotations(), d.checkSealRotations()); err != nil {
 		return err
 	}
 	if err := d.checkMoves(); err != nil {

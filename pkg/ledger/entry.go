@@ -30,7 +30,7 @@ type Entry struct {
 	At      time.Time // when it was decided, to the millisecond
 	Sum     Sum
 	Token   string // as it was signed; what stores hold and registrars hand on
-	// Body is a Name, an Invite, an AccessKey, a Base, a *Document, a RoleKey, a Revocation or
+	// Body is a Name, an Invite, an AccessKey, a Base, a *Document, a Handed, a Revocation or
 	// a Suspension, as Key.Kind says.
 	Body any
 }
@@ -144,13 +144,13 @@ func (o Opener) body(k Key, e trust.Entry) (any, error) {
 			err = b.check(o.Operator, k, e.Version)
 		}
 		return b, err
-	case KindRoleKey:
+	case KindRoleKey, KindSealKey:
 		if e.Denies {
-			return RoleKey{}, nil
+			return Handed{}, nil
 		}
-		b, err := decode[RoleKey](e.Body)
+		b, err := decode[Handed](e.Body)
 		if err == nil {
-			err = b.check()
+			err = b.check(k.Kind())
 		}
 		return b, err
 	case KindPlatform:

@@ -19,6 +19,7 @@ const (
 	KindBase       Kind = "base"
 	KindPlatform   Kind = "platform"
 	KindRoleKey    Kind = "rolekey"
+	KindSealKey    Kind = "sealkey"
 	KindRevocation Kind = "revocation"
 	KindSuspension Kind = "suspension"
 )
@@ -41,6 +42,9 @@ func BaseKey(a ident.AccountKey) Key { return Key{"base." + a.String()} }
 
 // RoleKeyKey is the key of a role key that is handed to issuers through the ledger.
 func RoleKeyKey(public ident.AccountKey) Key { return Key{"rolekey." + public.String()} }
+
+// SealKeyKey is the key of a region key, or of a callout key, that is handed to issuers so.
+func SealKeyKey(public ident.SealKey) Key { return Key{"sealkey." + public.String()} }
 
 // PlatformKey is the key of the platform document.
 func PlatformKey() Key { return Key{"platform.document"} }
@@ -81,6 +85,8 @@ func ParseKey(s string) (Key, error) {
 		_, err = ident.ParseKeyID(id)
 	case KindBase, KindRoleKey:
 		_, err = ident.ParseAccountKey(id)
+	case KindSealKey:
+		_, err = ident.ParseSealKey(id)
 	case KindPlatform:
 		if id != "document" {
 			err = fmt.Errorf("the platform has no %.20q", id)

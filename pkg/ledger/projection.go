@@ -308,11 +308,16 @@ func (p *Projection) Bases() []Entry {
 	return p.others[0].list(func(e Entry) bool { return e.Key.Kind() == KindBase && !e.Denies })
 }
 
-// RoleKey gives a role key that is handed to issuers through the ledger.
-func (p *Projection) RoleKey(public ident.AccountKey) (RoleKey, bool) {
-	e, ok := p.Get(RoleKeyKey(public))
-	k, is := e.Body.(RoleKey)
-	return k, ok && is && !e.Denies
+// Handed gives a key that is handed to issuers through the ledger: RoleKeyKey, SealKeyKey.
+func (p *Projection) Handed(key Key) (Handed, bool) {
+	e, ok := p.Get(key)
+	h, is := e.Body.(Handed)
+	return h, ok && is && !e.Denies
+}
+
+// HandedKeys gives all of them.
+func (p *Projection) HandedKeys() []Entry {
+	return p.others[0].list(func(e Entry) bool { _, is := e.Body.(Handed); return is && !e.Denies })
 }
 
 func (o *otherEntries) list(keep func(Entry) bool) []Entry {

@@ -21,21 +21,36 @@ type Rotation struct {
 	Role    ident.Label      `json:"role"`
 	From    ident.AccountKey `json:"from"`
 	To      ident.AccountKey `json:"to"`
-	Stage   Stage            `json:"stage"`
-	At      int64            `json:"at"`    // when it was begun, in seconds since 1970
-	Since   int64            `json:"since"` // when its stage was entered, likewise
-	// Version is that of the document by which the stage was entered, as a rank.
-	Version uint64 `json:"version"`
 	// Keep is until when From stays at least, in seconds since 1970: users that were made by hand
 	// are in no record.
 	Keep int64 `json:"keep,omitempty"`
 	// Longest is how long credentials by From may live at most, in seconds: policy may have become
 	// shorter since they were issued.
 	Longest int64 `json:"longest,omitempty"`
-	// Emergency: From went at once.
+	Progress
+}
+
+// Progress is how far the replacement of a key is, and whose doing it is.
+type Progress struct {
+	Stage Stage `json:"stage"`
+	At    int64 `json:"at"`    // when it was begun, in seconds since 1970
+	Since int64 `json:"since"` // when its stage was entered, likewise
+	// Version is that of the document by which the stage was entered, as a rank.
+	Version uint64 `json:"version"`
+	// Emergency: the key that was replaced went at once.
 	Emergency bool   `json:"emergency,omitempty"`
 	By        string `json:"by,omitempty"`
 	Why       string `json:"why,omitempty"`
+}
+
+func (p Progress) outOfShape() bool { return p.Version == 0 || len(p.By) > 512 || len(p.Why) > 512 }
+
+// entered gives the progress of a rotation that enters its stage by the document after d.
+func (p Progress) entered(d *Document, now time.Time) Progress {
+	version := d.Public.Version
+	version.Number++ // which ChangeDocument gives it
+	p.Version, p.Since = version.Rank(), now.Unix()
+	return p
 }
 
 // Stage is how far a rotation is.
@@ -84,7 +99,7 @@ func (r Rotation) Keys() []ident.AccountKey {
 func (d *Document) checkRotations() error {
 	for i, r := range d.Rotations {
 		what := fmt.Sprintf("the rotation of %s/%s", r.Account, r.Role)
-		if r.From.IsZero() || r.To.IsZero() || r.From == r.To || r.Version == 0 || len(r.By) > 512 || len(r.Why) > 512 {
+		if r.From.IsZero() || r.To.IsZero() || r.From == r.To || r.outOfShape() {
 			return fmt.Errorf("%s is out of shape", what)
 		}
 		if j, _ := d.Rotation(r.Account, r.Role); j != i {
@@ -152,18 +167,20 @@ func (d *Document) turned(account, role ident.Label, next *Rotation, now time.Ti
 	out.Public = &public
 	out.Rotations = slices.DeleteFunc(slices.Clone(d.Rotations), func(r Rotation) bool { return r.Account == account && r.Role == role })
 	if next != nil {
-		r, version := *next, d.Public.Version
-		version.Number++ // which ChangeDocument gives it
-		r.Version, r.Since = version.Rank(), now.Unix()
+		r := *next
+		r.Progress = r.entered(d, now)
 		out.Rotations = append(out.Rotations, r)
 	}
 	return &out
 }
 
 // Begin gives the document that begins a rotation: To is brought to all servers. With drop it
-// is the one that replaces From at once. ErrRotating; ErrNotFound for a role that is not there.
+// is the one that replaces From at once. It gives d where that was done: whoever put it may not know. ErrRotating; ErrNotFound for a role that is not there.
 func (d *Document) Begin(r Rotation, drop bool, now time.Time) (*Document, error) {
 	i, have := d.Rotation(r.Account, r.Role)
+	if i >= 0 && have.Emergency == drop && have.To == r.To {
+		return d, nil // it was done
+	}
 	if i >= 0 && !drop {
 		return nil, fmt.Errorf("role %s/%s: %w", r.Account, r.Role, ErrRotating)
 	}
@@ -172,9 +189,6 @@ func (d *Document) Begin(r Rotation, drop bool, now time.Time) (*Document, error
 		return nil, fmt.Errorf("role %s/%s: %w", r.Account, r.Role, ErrNotFound)
 	}
 	r.From, r.Stage, r.At = role.Key, StageAdd, now.Unix()
-	if drop && i >= 0 && have.Emergency && have.To == r.To {
-		return d, nil // it was done
-	}
 	if role.Has(r.To.String()) {
 		return nil, fmt.Errorf("role %s/%s has that key already: %w", r.Account, r.Role, ErrDamaged)
 	}
@@ -263,55 +277,4 @@ func (d *Decider) ChangeDocument(ctx context.Context, s KeySigner, change func(*
 		}
 		return e, err
 	}
-}
-
-// RoleKey is a role key, sealed to the region keys of those who issue by it.
-type RoleKey struct {
-	Account ident.Label `json:"account"`
-	Role    ident.Label `json:"role"`
-	// From is the key that it was sealed by, made for this alone.
-	From ident.SealKey `json:"from"`
-	// Sealed is the seed, by region.
-	Sealed map[string][]byte `json:"sealed"`
-}
-
-const maxSealed = 256 // bytes of a seed that is sealed
-
-func (k RoleKey) check() error {
-	if k.Account.IsZero() || k.Role.IsZero() || k.From.IsZero() || len(k.Sealed) == 0 {
-		return errors.New("a role key out of shape")
-	}
-	for region, data := range k.Sealed {
-		if _, err := ident.ParseRegion(region); err != nil || len(data) == 0 || len(data) > maxSealed {
-			return errors.New("a role key out of shape")
-		}
-	}
-	return nil
-}
-
-// PutRoleKey puts a role key. What is there of it is replaced: it is the same key, sealed
-// again.
-func (d *Decider) PutRoleKey(ctx context.Context, key ident.AccountKey, k RoleKey, now time.Time) (Entry, error) {
-	if err := k.check(); err != nil {
-		return Entry{}, fmt.Errorf("putting role key %s: %w: %w", key, ErrDamaged, err)
-	}
-	return d.decide(ctx, RoleKeyKey(key), func(*Entry) (*draft, error) { return &draft{at: now, body: k}, nil })
-}
-
-// RemoveRoleKey removes a role key that nothing is issued by any more. One that is not there is
-// no error: it was given to issuers as a file.
-func (d *Decider) RemoveRoleKey(ctx context.Context, key ident.AccountKey, now time.Time) error {
-	_, err := d.decide(ctx, RoleKeyKey(key), func(cur *Entry) (*draft, error) {
-		switch {
-		case cur == nil:
-			return nil, ErrNotFound
-		case cur.Denies:
-			return nil, nil
-		}
-		return &draft{at: now, denies: true}, nil // its seed goes
-	})
-	if errors.Is(err, ErrNotFound) {
-		return nil
-	}
-	return err
 }

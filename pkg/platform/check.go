@@ -36,8 +36,10 @@ func CheckDocument(d *ledger.Document) error {
 		if err := once("region", r.Name.String()); err != nil {
 			return err
 		}
-		if err := once("region key", r.SealKey.String()); err != nil {
-			return fmt.Errorf("region %s: %w", r.Name, err)
+		for _, k := range r.SealKeys() {
+			if err := once("region key", k.String()); err != nil {
+				return fmt.Errorf("region %s: %w", r.Name, err)
+			}
 		}
 	}
 	for _, a := range p.Accounts {

@@ -171,9 +171,6 @@ func (p *Platform) known(k *claims.Keys) error {
 	}
 	if p.Document != nil {
 		k.Follow(p.Document)
-		for _, r := range p.Document.Regions {
-			k.Regions[r.Name] = r.SealKey
-		}
 	}
 	h, ok := p.Account(Door)
 	if !ok || h.Closed || !p.File.Callout {

@@ -29,6 +29,8 @@ const (
 	GuestFile    = "guest.creds"      // public: anyone may be this user
 	ServiceFile  = "provisioner.yaml" // what `provisioner run --config` reads
 	SealKeyFile  = "region.nk"
+	// SealKeyBeside is the other region key while one is being replaced.
+	SealKeyBeside = "region.other.nk"
 	// CalloutKeyFile is the one key that opens passwords: it is in operator/ and with issuers.
 	CalloutKeyFile = "callout.nk"
 	// SentinelFile is public: whoever connects without credentials is that user.

@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/herald-nats/herald/pkg/ident"
@@ -24,24 +23,49 @@ func (d Dir) turning(ref manifest.RoleRef) string {
 // that was cut off goes on with the one that it had made, if use says so of its public key. Any other
 // that is there is put aside.
 func (p *Platform) TurningKey(ref manifest.RoleRef, use func(public string) bool) (*keystore.Key, error) {
-	path := p.Dir.turning(ref)
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return nil, fmt.Errorf("a key for role %s: %w", ref, err)
-	}
-	have, err := keystore.Load(path, keystore.Account)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("a key for role %s: %w", ref, err)
-	}
-	if err == nil && !use(have.Public()) {
-		if err := errors.Join(p.setAside(ref.Account.String()+"."+ref.Role.String(), have), os.Remove(path)); err != nil {
-			return nil, fmt.Errorf("a key for role %s: %w", ref, err)
-		}
-	}
-	key, err := keystore.LoadOrCreate(path, keystore.Account)
+	key, err := p.fresh(p.Dir.turning(ref), ref.Account.String()+"."+ref.Role.String(), keystore.Account, use)
 	if err != nil {
 		return nil, fmt.Errorf("a key for role %s: %w", ref, err)
 	}
 	return key, nil
+}
+
+func (p *Platform) fresh(path, name string, kind keystore.Kind, use func(public string) bool) (*keystore.Key, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, err
+	}
+	have, err := keystore.Load(path, kind)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	if err == nil && !use(have.Public()) {
+		if err := errors.Join(p.setAside(name, have), os.Remove(path)); err != nil {
+			return nil, err
+		}
+	}
+	return keystore.LoadOrCreate(path, kind)
+}
+
+// RoleKey finds a role key by its public half, whether it is in use, going to be or was.
+func (p *Platform) RoleKey(ref manifest.RoleRef, public ident.AccountKey) (*keystore.Key, error) {
+	name := ref.Account.String() + "." + ref.Role.String()
+	return find(public.String(), keystore.Account,
+		p.Dir.roleKey(ref.Account.String(), ref.Role.String()), p.Dir.turning(ref), p.retiredAs(name, public.String()))
+}
+
+// find loads the key with a public half from the first of some files that has it; fs.ErrNotExist
+// if none does.
+func find(public string, kind keystore.Kind, paths ...string) (*keystore.Key, error) {
+	for _, path := range paths {
+		key, err := keystore.Load(path, kind)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		if err == nil && key.Public() == public {
+			return key, nil
+		}
+	}
+	return nil, fmt.Errorf("the seed of %s is not in this folder: %w", public, fs.ErrNotExist)
 }
 
 // HasRoleKey refuses where the key of a role that is in force is not in this folder: what
@@ -71,34 +95,35 @@ func (p *Platform) isTurning(ref manifest.RoleRef) bool {
 	return err == nil
 }
 
-// SealRoleKey seals a role's key to the region keys of the platform, but for some regions.
-func (p *Platform) SealRoleKey(ref manifest.RoleRef, key *keystore.Key, without []ident.Region) (ledger.RoleKey, error) {
-	out := ledger.RoleKey{Account: ref.Account, Role: ref.Role, Sealed: map[string][]byte{}}
+// Seal seals a key that is handed to issuers through the ledger.
+func Seal(h ledger.Handed, key *keystore.Key, to []ident.SealKey) (ledger.Handed, error) {
 	by, err := keystore.Generate(keystore.Curve)
 	if err != nil {
-		return out, err
+		return h, err
 	}
-	if out.From, err = ident.ParseSealKey(by.Public()); err != nil {
-		return out, err
+	if h.From, err = ident.ParseSealKey(by.Public()); err != nil {
+		return h, err
 	}
 	seed, err := key.Seed()
 	if err != nil {
-		return out, err
+		return h, err
 	}
-	for _, r := range p.Document.Regions {
-		if slices.Contains(without, r.Name) {
-			continue
-		}
-		if out.Sealed[r.Name.String()], err = by.Pair().Seal(seed, r.SealKey.String()); err != nil {
-			return out, fmt.Errorf("sealing the key of role %s to region %s: %w", ref, r.Name, err)
+	h.Sealed = map[ident.SealKey][]byte{}
+	for _, k := range to {
+		if h.Sealed[k], err = by.Pair().Seal(seed, k.String()); err != nil {
+			return h, fmt.Errorf("sealing %s to %s: %w", h.What(), k, err)
 		}
 	}
-	return out, nil
+	return h, nil
 }
 
-// turned brings the keys of roles in the folder after what is in force: the one in use is where
-// a role's key is, and what it replaced is put aside. What is no rotation any more is tidied up.
+// turned brings the keys in the folder after what is in force: the one in use is where a key is, and
+// what it replaced is put aside. What is no rotation any more is tidied up.
 func (p *Platform) turned() error {
+	return errors.Join(p.turnedRoles(), p.turnedRegions())
+}
+
+func (p *Platform) turnedRoles() error {
 	names, err := accountFiles(filepath.Join(p.Dir.Operator(), "rotating"), ".nk")
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -135,7 +160,7 @@ func (p *Platform) turn(ref manifest.RoleRef, name string) error {
 	if key, ok := h.Roles[ref.Role.String()]; ok && key.String() != have.Public() {
 		use := fresh
 		if key.String() != fresh.Public() {
-			aside := filepath.Join(p.Dir.Operator(), "retired", name+"."+key.String()+".nk")
+			aside := p.retiredAs(name, key.String())
 			use, err = keystore.Load(aside, keystore.Account)
 		}
 		switch {
@@ -167,7 +192,7 @@ func (p *Platform) turn(ref manifest.RoleRef, name string) error {
 	return os.Remove(from)
 }
 
-// setAside keeps a copy of a role's key, which is never removed.
+// setAside keeps a copy of a key, which is never removed.
 func (p *Platform) setAside(name string, key *keystore.Key) error {
 	to := p.retired(name, key)
 	if err := os.MkdirAll(filepath.Dir(to), 0o700); err != nil {

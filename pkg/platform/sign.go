@@ -74,9 +74,13 @@ func (p *Platform) SaveBase(b plan.Base) error {
 	return keystore.ReplaceSecret(filepath.Join(p.Dir.Operator(), baseFile), data)
 }
 
-// retired is where the key of a role is put aside, by the role's file name without .nk.
+// retired is where a key is put aside, by its file name without .nk.
 func (p *Platform) retired(name string, key *keystore.Key) string {
-	return filepath.Join(p.Dir.Operator(), "retired", name+"."+key.Public()+".nk")
+	return p.retiredAs(name, key.Public())
+}
+
+func (p *Platform) retiredAs(name, public string) string {
+	return filepath.Join(p.Dir.Operator(), "retired", name+"."+public+".nk")
 }
 
 // isRetired tells whether a role's key, by its file name, was put aside.

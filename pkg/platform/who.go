@@ -31,7 +31,9 @@ func (p *Platform) Who() (func(public string) string, error) {
 		}
 	}
 	for _, r := range p.Document.Regions {
-		who[r.SealKey.String()] = "region key of " + r.Name.String()
+		for _, k := range r.SealKeys() {
+			who[k.String()] = "region key of " + r.Name.String()
+		}
 	}
 	if key, err := keystore.Load(p.Dir.calloutKey(), keystore.Curve); err == nil {
 		who[key.Public()] = "the callout key"

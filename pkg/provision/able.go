@@ -11,6 +11,7 @@ type Held struct {
 	Known     bool // there is a document
 	Region    bool // the document has this service's region
 	RegionKey bool // under the region key that the service holds
+	SealKeys  bool // and the one that is going to take its place is here, too, if there is one
 	Tutorial  bool // the tutorial's door is open
 	RoleKeys  int  // role keys that are here
 	Offered   int  // roles on offer whose keys are here
@@ -45,28 +46,33 @@ func (h Held) Unable() (members, guests string) {
 	return members, guests
 }
 
-// UseKeys replaces the role keys, and puts the document that is in force, in force with them.
-func (s *Service) UseKeys(keys RoleKeys) {
+// UseKeys replaces the keys, and puts the document that is in force, in force with them.
+func (s *Service) UseKeys(keys Keys) {
 	s.use.Lock()
-	s.RoleKeys = keys
+	s.Keys = keys
 	s.use.Unlock()
 	if d := s.terms.Load().document; d != nil {
 		s.Use(d)
 	}
 }
 
-// LookAgain looks for role keys that are lacking, which may be brought after the document
-// that offers them.
+// LookAgain looks for keys that are lacking, which may be brought after the document that names
+// them.
 func (s *Service) LookAgain() {
-	lacking := s.Held().Lacking
-	if len(lacking) == 0 || s.MoreKeys == nil {
+	t := s.terms.Load()
+	if t.document == nil || len(t.held.Lacking) == 0 && t.held.SealKeys || s.MoreKeys == nil {
 		return
 	}
 	keys, err := s.MoreKeys()
 	if err != nil {
 		return // said when the document came
 	}
-	if slices.ContainsFunc(lacking, func(k ident.AccountKey) bool { return keys[k] != nil }) {
+	found := slices.ContainsFunc(t.held.Lacking, func(k ident.AccountKey) bool { return keys.Roles[k] != nil })
+	if !t.held.SealKeys {
+		r, _ := t.document.Public.Region(s.Region)
+		found = found || slices.ContainsFunc(r.SealKeys(), func(k ident.SealKey) bool { return keys.Region[k] != nil && !t.has(k) })
+	}
+	if found {
 		s.UseKeys(keys)
 	}
 }

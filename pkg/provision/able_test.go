@@ -1,7 +1,6 @@
 package provision_test
 
 import (
-	"maps"
 	"strings"
 	"testing"
 
@@ -69,8 +68,8 @@ func TestUnable(t *testing.T) {
 	// A key that is brought later is found without another document, and none is asked for
 	// when nothing is lacking.
 	looked := 0
-	var more provision.RoleKeys
-	b.config.MoreKeys = func() (provision.RoleKeys, error) { looked++; return more, nil }
+	var more provision.Keys
+	b.config.MoreKeys = func() (provision.Keys, error) { looked++; return more, nil }
 	b.svc = provision.New(b.config)
 	b.svc.LookAgain()
 	b.svc.Use(b.document(2, nil))
@@ -83,8 +82,8 @@ func TestUnable(t *testing.T) {
 	if members, _ := b.svc.Held().Unable(); members == "" {
 		t.Error("able without the key")
 	}
-	more = maps.Clone(b.config.RoleKeys)
-	more[key] = viewer
+	more = b.config.Keys.Clone()
+	more.Roles[key] = viewer
 	b.svc.LookAgain()
 	if members, guests := b.svc.Held().Unable(); members != "" || guests != "" {
 		t.Errorf("with the key: %q, %q", members, guests)
@@ -93,8 +92,8 @@ func TestUnable(t *testing.T) {
 		t.Errorf("with the key: %v", werr)
 	}
 	// A key that is taken out of the folder is not used any more.
-	more = nil
-	b.svc.UseKeys(provision.RoleKeys{})
+	more = provision.Keys{}
+	b.svc.UseKeys(more)
 	if members, _ := b.svc.Held().Unable(); members == "" {
 		t.Error("able without any key")
 	}

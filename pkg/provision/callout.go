@@ -68,7 +68,7 @@ func (s *Service) Let(ctx context.Context, r endpoint.Request) endpoint.Response
 		err = s.record(ctx, r, audit.Issue, asks, t, i)
 	}
 	if err != nil {
-		measuring(ctx).refused(s.refuse(r, asks, ident.SealKey{}, err).Err)
+		measuring(ctx).refused(s.refuse(r, asks, reply{}, err).Err)
 		return s.tell(t, asked, "")
 	}
 	s.Log.Info("let in", "request", r.ID, "user", asked.User.String(), "host", asked.Host, "identity", i.grant.Identity.String(),

@@ -50,10 +50,10 @@ func newAsker(t *testing.T) *asker {
 	})
 	dir := b.p.Dir.Issuer(b.config.Region)
 	a := &asker{bench: b, callout: load(t, filepath.Join(dir, platform.CalloutKeyFile), keystore.Curve)}
-	b.config.RoleKeys = provision.RoleKeys{}
+	b.config.Keys.Roles = map[ident.AccountKey]*keystore.Key{}
 	for _, role := range []string{"CHAT.member", "ORDERS.service", "ORDERS.worker", "DOOR.sentinel"} {
 		key := load(t, filepath.Join(dir, "roles", role+".nk"), keystore.Account)
-		b.config.RoleKeys[must(ident.ParseAccountKey(key.Public()))] = key
+		b.config.Keys.Roles[must(ident.ParseAccountKey(key.Public()))] = key
 	}
 	b.config.Door, b.config.Callout = label(platform.Door), must(callout.NewKey(a.callout))
 	b.svc = provision.New(b.config)

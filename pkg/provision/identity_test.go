@@ -36,7 +36,7 @@ func TestSession(t *testing.T) {
 	u.SetScoped(true)
 	u.Tags = jwt.TagList{"identity:open"}
 	var role *keystore.Key
-	for _, k := range b.config.RoleKeys {
+	for _, k := range b.config.Keys.Roles {
 		role = k
 	}
 	old := must(u.Encode(role.Pair()))

@@ -47,15 +47,14 @@ type Decider interface {
 
 // Config is what an issuing service is made of. Every field is needed, but for Callout.
 type Config struct {
-	Region   ident.Region
-	Self     ident.UserKey // the issuer's own nkey, named in answers
-	SealKey  *keystore.Key // the region key: answers are sealed in its name
-	Door     ident.Label   // the account that clients without a credential come to
-	Callout  *callout.Key  // what servers' requests are sealed to; nil: nobody comes by auth callout here
-	RoleKeys RoleKeys
-	// MoreKeys looks for role keys again, where a platform document offers a role whose key
-	// is not there; nil looks nowhere.
-	MoreKeys func() (RoleKeys, error)
+	Region  ident.Region
+	Self    ident.UserKey // the issuer's own nkey, named in answers
+	Door    ident.Label   // the account that clients without a credential come to
+	Callout *callout.Key  // what servers' requests are sealed to; nil: nobody comes by auth callout here
+	Keys    Keys
+	// MoreKeys looks for keys again, where a platform document names one that is not there; nil
+	// looks nowhere.
+	MoreKeys func() (Keys, error)
 	Ledger   *ledger.Projection // what is known; its document is put in force by Use
 	Home     Decider
 	// Methods are ways to show who asks, beside those that need the ledger alone: open,
@@ -240,7 +239,7 @@ func (s *Service) admit(door string, by *limit.Sources, what string) func(endpoi
 			s.Records.Count(door, werr.Code)
 			return endpoint.Response{Silent: true}, false
 		default:
-			return s.refuse(r, asks, ident.SealKey{}, werr), false
+			return s.refuse(r, asks, reply{}, werr), false
 		}
 	}
 }
@@ -253,7 +252,7 @@ func (s *Service) busy(door string) func(endpoint.Request, *wire.Error) endpoint
 			s.Log.Info("refused", "request", r.ID, "door", door, "code", string(refusal.Code), "error", refusal, "busy", n)
 		}
 		// Nothing of the request was read: there is no key to seal to.
-		resp := s.answer(ident.SealKey{}, refusal)
+		resp := s.answer(reply{}, refusal)
 		resp.Err = refusal
 		return resp
 	}
@@ -281,9 +280,9 @@ func said(info []string, member string) string {
 func (s *Service) Info(_ context.Context, r endpoint.Request) endpoint.Response {
 	t := s.terms.Load()
 	if _, _, err := s.caller(t, r, slices.Concat(s.Guests, t.members)...); err != nil {
-		return s.refuse(r, about{door: "info"}, ident.SealKey{}, err)
+		return s.refuse(r, about{door: "info"}, reply{}, err)
 	}
-	return s.answer(ident.SealKey{}, wire.Info{
+	return s.answer(reply{}, wire.Info{
 		Platform: t.document.PublicToken, Time: s.Now().UnixMilli(), Region: s.Region, Issuer: s.Self.String(),
 	})
 }
@@ -291,25 +290,33 @@ func (s *Service) Info(_ context.Context, r endpoint.Request) endpoint.Response 
 // Issue answers auth.v1.issue.
 func (s *Service) Issue(ctx context.Context, r endpoint.Request) endpoint.Response {
 	began, t := s.Now(), s.terms.Load()
-	e, err := s.open(t, r)
+	e, by, err := s.open(t, r)
 	req, asks := e.Request, asks("issue", e)
+	to := reply{req.ReplyKey, by}
 	m := measuring(ctx)
 	m.by(req.Identity.Type)
 	m.did(stepRead)
 	if err != nil {
-		return s.refuse(r, asks, req.ReplyKey, err)
+		return s.refuse(r, asks, to, err)
 	}
 	var i issued
 	if asks.who, i, err = s.issue(ctx, t, r, e); err == nil {
 		err = s.record(ctx, r, audit.Issue, asks, t, i)
 	}
 	if err != nil {
-		return s.refuse(r, asks, req.ReplyKey, err)
+		return s.refuse(r, asks, to, err)
 	}
 	s.Log.Info("issued", "request", r.ID, "user", req.UserKey.String(), "identity", i.grant.Identity.String(),
 		"name", i.grant.Name.String(), "account", i.grant.Account.String(), "role", i.grant.Role.String(),
 		"expires", i.Expires.Unix(), "took", s.Now().Sub(began))
-	return s.answer(req.ReplyKey, s.credential(t, i))
+	return s.answer(to, s.credential(t, i))
+}
+
+// reply is how an answer is sealed: to the key that the request names, if it does, in the name of a
+// region key.
+type reply struct {
+	to ident.SealKey
+	by *keystore.Key
 }
 
 // issued is a credential, what it is for, and when who it is for was proved.
@@ -321,36 +328,46 @@ type issued struct {
 }
 
 // open reads the request: its plain body is what was signed. What it gives beside an error
-// has a reply key only once it had a shape.
-func (s *Service) open(t *terms, r endpoint.Request) (authn.Evidence, error) {
+// has a reply key only once it had a shape. The answer is sealed in the name of the region key that
+// opened it, which its sender knows; one that was not sealed is answered by the key in use.
+func (s *Service) open(t *terms, r endpoint.Request) (authn.Evidence, *keystore.Key, error) {
 	var none authn.Evidence
 	if len(r.Body) > wire.MaxRequest {
-		return none, wire.Errorf(wire.TooLarge, "send at most 16 KiB", "the request has %d bytes", len(r.Body))
+		return none, nil, wire.Errorf(wire.TooLarge, "send at most 16 KiB", "the request has %d bytes", len(r.Body))
 	}
 	_, info, err := s.caller(t, r, s.Guests...)
 	if err != nil {
-		return none, err
+		return none, nil, err
 	}
-	body := r.Body
+	if t.seal == nil {
+		// Its door for guests closes; what came before that could be answered in nobody's name.
+		return none, nil, unavailable("this issuer does not hold its region's key")
+	}
+	body, key := r.Body, t.seal
 	if by := r.Header[wire.HeaderSealed]; len(by) > 0 {
 		from, err := ident.ParseSealKey(by[0])
 		if err != nil || len(by) != 1 {
-			return none, wire.Errorf(wire.BadRequest, "name the sender's xkey once in Herald-Sealed", "the request is sealed by nobody")
+			return none, nil, wire.Errorf(wire.BadRequest, "name the sender's xkey once in Herald-Sealed", "the request is sealed by nobody")
 		}
-		if body, err = wire.Open(s.SealKey.Pair(), from, r.Body); err != nil {
-			return none, wire.Errorf(wire.WrongRegion, "ask auth.v1.info again and seal to that region's key", "the request is not sealed to region %s", s.Region)
+		for _, key = range t.opens {
+			if body, err = wire.Open(key.Pair(), from, r.Body); err == nil {
+				break
+			}
+		}
+		if err != nil {
+			return none, nil, wire.Errorf(wire.WrongRegion, "ask auth.v1.info again and seal to that region's key", "the request is not sealed to region %s", s.Region)
 		}
 	}
 	req, werr := wire.DecodeRequest(body)
 	asked := authn.Evidence{Request: req}
 	if werr != nil {
-		return asked, werr
+		return asked, key, werr
 	}
 	if req.Identity.Secret() && (len(r.Header[wire.HeaderSealed]) == 0 || req.ReplyKey.IsZero()) {
-		return asked, wire.Errorf(wire.NotSealed, "seal it to the region key of auth.v1.info, and send a reply_key", "a proof of kind %s is a secret", req.Identity.Type)
+		return asked, key, wire.Errorf(wire.NotSealed, "seal it to the region key of auth.v1.info, and send a reply_key", "a proof of kind %s is a secret", req.Identity.Type)
 	}
 	asked.Body, asked.Proofs, asked.Host = body, r.Header[wire.HeaderIdentity], authn.Host(info.Host)
-	return asked, nil
+	return asked, key, nil
 }
 
 func (s *Service) issue(ctx context.Context, t *terms, r endpoint.Request, e authn.Evidence) (who authn.Who, _ issued, err error) {
@@ -467,12 +484,12 @@ func (s *Service) Renew(ctx context.Context, r endpoint.Request) endpoint.Respon
 	m := measuring(ctx)
 	m.did(stepRead)
 	if err != nil {
-		return s.refuse(r, about{door: "renew"}, ident.SealKey{}, err)
+		return s.refuse(r, about{door: "renew"}, reply{}, err)
 	}
 	asks := renews(u, info.Host)
 	if info.Host != "" && !s.isDue(u) {
 		if werr := s.take(s.members, limit.Host(info.Host), "from where you are"); werr != nil {
-			return s.refuse(r, asks, ident.SealKey{}, werr)
+			return s.refuse(r, asks, reply{}, werr)
 		}
 	}
 	i, err := s.renew(ctx, t, u, authn.Host(info.Host), r.Body)
@@ -480,11 +497,11 @@ func (s *Service) Renew(ctx context.Context, r endpoint.Request) endpoint.Respon
 		err = s.record(ctx, r, audit.Renew, asks, t, i)
 	}
 	if err != nil {
-		return s.refuse(r, asks, ident.SealKey{}, err)
+		return s.refuse(r, asks, reply{}, err)
 	}
 	s.Log.Info("renewed", "request", r.ID, "user", u.Key.String(), "identity", u.Identity.String(), "name", u.Name.String(),
 		"account", i.grant.Account.String(), "role", i.grant.Role.String(), "expires", i.Expires.Unix())
-	return s.answer(ident.SealKey{}, s.credential(t, i))
+	return s.answer(reply{}, s.credential(t, i))
 }
 
 // isDue tells whether a user asks when half of its credential's life is over, and has not just
@@ -574,26 +591,26 @@ func (s *Service) credential(t *terms, i issued) wire.Answer {
 	}
 }
 
-// answer encodes v, sealed to the reply key if there is one.
-func (s *Service) answer(to ident.SealKey, v any) endpoint.Response {
+// answer encodes v, sealed if there is a reply key.
+func (s *Service) answer(r reply, v any) endpoint.Response {
 	body, err := json.Marshal(v)
 	if err != nil {
 		// Only values of our own types come here; this cannot happen, and if it
 		// does the caller must not wait for its time-out.
 		return endpoint.Response{Err: unavailable("the answer cannot be encoded")}
 	}
-	if to.IsZero() {
+	if r.to.IsZero() {
 		return endpoint.Response{Body: body}
 	}
-	sealed, err := wire.Seal(s.SealKey.Pair(), to, body)
+	sealed, err := wire.Seal(r.by.Pair(), r.to, body)
 	if err != nil {
 		return endpoint.Response{Err: wire.Errorf(wire.BadRequest, "send an xkey as reply_key", "the answer cannot be sealed to that reply_key")}
 	}
-	return endpoint.Response{Body: sealed, SealedBy: s.SealKey.Public()}
+	return endpoint.Response{Body: sealed, SealedBy: r.by.Public()}
 }
 
 // refuse logs and records why, and tells the caller what it may know.
-func (s *Service) refuse(r endpoint.Request, a about, to ident.SealKey, err error) endpoint.Response {
+func (s *Service) refuse(r endpoint.Request, a about, to reply, err error) endpoint.Response {
 	var werr *wire.Error
 	if !errors.As(err, &werr) {
 		// An error of ours, such as a role key that is not here: the log says it.

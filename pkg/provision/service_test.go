@@ -171,9 +171,11 @@ func newBenchOf(t *testing.T, more func(*manifest.File)) (*bench, *ledgerNames) 
 	}
 	member := load(t, filepath.Join(p.Dir.Issuer(ams), "roles", "CHAT.member.nk"), keystore.Account)
 	b.config = provision.Config{
-		Region: ams, Self: must(ident.ParseUserKey(self.Public())), SealKey: b.seal,
-		RoleKeys: provision.RoleKeys{must(ident.ParseAccountKey(member.Public())): member},
-		Ledger:   b.ledger, Home: names, Records: b.records, Guests: []ident.Label{label(platform.Guest)},
+		Region: ams, Self: must(ident.ParseUserKey(self.Public())), Keys: provision.Keys{
+			Roles:  map[ident.AccountKey]*keystore.Key{must(ident.ParseAccountKey(member.Public())): member},
+			Region: map[ident.SealKey]*keystore.Key{must(ident.ParseSealKey(b.seal.Public())): b.seal},
+		},
+		Ledger: b.ledger, Home: names, Records: b.records, Guests: []ident.Label{label(platform.Guest)},
 		Log: b.log.Logger(), Now: clock, Spread: func() float64 { return 0.5 },
 	}
 	b.svc = provision.New(b.config)

@@ -1,6 +1,7 @@
 package provision
 
 import (
+	"maps"
 	"slices"
 	"time"
 
@@ -24,7 +25,9 @@ type terms struct {
 	members  []ident.Label // accounts that may ask for renew
 	reasons  []string      // how records name each offer
 	held     Held
-	door     *door // of auth callout; nil: it is off, or not served here
+	seal     *keystore.Key   // the region key in use; nil: it is not here
+	opens    []*keystore.Key // by which requests are opened, that one first
+	door     *door           // of auth callout; nil: it is off, or not served here
 }
 
 // door is the account DOOR, and the signing key of it by which servers are answered.
@@ -57,7 +60,7 @@ func (s *Service) Use(d *ledger.Document) {
 			if role.Name != o.Role {
 				continue
 			}
-			if key := s.roleKey(role.Key); key != nil {
+			if key := s.key(func(k Keys) *keystore.Key { return k.Roles[role.Key] }); key != nil {
 				keys = append(keys, issuer.RoleKey{Account: a.Name, AccountKey: a.Key, Role: role.Name, Key: key})
 			} else {
 				if !slices.Contains(t.held.Lacking, role.Key) {
@@ -70,18 +73,19 @@ func (s *Service) Use(d *ledger.Document) {
 	}
 	t.door = s.findDoor(d)
 	r, ok := d.Public.Region(s.Region)
+	t.held.SealKeys = !ok || s.seals(t, r)
 	if !ok {
 		// Clients are told of other regions only. What is asked here all the same gets
 		// nothing: this region is no part of the platform any more.
 		keys, t.members, t.door, t.held.Region = nil, nil, nil, false
 		s.Log.Error("the platform document has no such region any more: nothing is issued here", "region", s.Region.String())
-	} else if r.SealKey.String() != s.SealKey.Public() {
+	} else if t.seal == nil {
 		t.held.RegionKey = false
 		s.Log.Error("the platform document names another region key than this issuer holds: what is sealed to it cannot be opened here",
-			"key", s.SealKey.Public(), "document", r.SealKey.String())
+			"document", r.SealKey.String())
 	}
 	t.issuer = issuer.New(keys...)
-	t.held.Known, t.held.Offered, t.held.RoleKeys = true, len(keys), len(s.RoleKeys)
+	t.held.Known, t.held.Offered, t.held.RoleKeys = true, len(keys), len(s.Keys.Roles)
 	s.terms.Store(t)
 	s.Log.Info("the platform document is in force", "version", d.Public.Version.String())
 }
@@ -97,7 +101,7 @@ func (s *Service) findDoor(d *ledger.Document) *door {
 		return nil
 	}
 	for _, role := range a.Roles {
-		if key := s.roleKey(role.Key); key != nil {
+		if key := s.key(func(k Keys) *keystore.Key { return k.Roles[role.Key] }); key != nil {
 			return &door{account: a.Key, key: key}
 		}
 	}
@@ -105,20 +109,59 @@ func (s *Service) findDoor(d *ledger.Document) *door {
 	return nil
 }
 
-// roleKey finds a role key, and looks again for one that came since the start. Who calls
-// it holds s.use.
-func (s *Service) roleKey(pub ident.AccountKey) *keystore.Key {
-	if key := s.RoleKeys[pub]; key != nil || s.MoreKeys == nil {
+// has tells whether requests are opened by a region key.
+func (t *terms) has(k ident.SealKey) bool {
+	return slices.ContainsFunc(t.opens, func(o *keystore.Key) bool { return o.Public() == k.String() })
+}
+
+// seals takes the region keys that the document names, and tells whether all that are going to be
+// sealed to are here. One that was is missed by nobody whose folder is of after it.
+func (s *Service) seals(t *terms, r trust.Region) bool {
+	all := true
+	for _, public := range r.SealKeys() {
+		key := s.key(func(k Keys) *keystore.Key { return k.Region[public] })
+		if key != nil {
+			t.opens = append(t.opens, key)
+		}
+		if public == r.SealKey {
+			t.seal = key
+		}
+		all = all && (key != nil || public == r.Former)
+	}
+	return all
+}
+
+// key finds a key, and looks again for one that came since the start. Who calls it holds s.use.
+func (s *Service) key(of func(Keys) *keystore.Key) *keystore.Key {
+	if key := of(s.Keys); key != nil || s.MoreKeys == nil {
 		return key
 	}
 	more, err := s.MoreKeys()
 	if err != nil {
-		s.Log.Error("role keys cannot be read", "error", err)
+		s.Log.Error("keys cannot be read", "error", err)
 		return nil
 	}
-	s.RoleKeys = more
-	return more[pub]
+	s.Keys = more
+	return of(more)
 }
 
-// RoleKeys are the role keys that an issuer holds, by their public keys.
-type RoleKeys map[ident.AccountKey]*keystore.Key
+// Keys are what an issuer holds, by the public keys.
+type Keys struct {
+	Roles  map[ident.AccountKey]*keystore.Key
+	Region map[ident.SealKey]*keystore.Key // its region's
+}
+
+// Clone gives a copy, to which others may be added.
+func (k Keys) Clone() Keys {
+	out := Keys{Roles: map[ident.AccountKey]*keystore.Key{}, Region: map[ident.SealKey]*keystore.Key{}}
+	maps.Copy(out.Roles, k.Roles)
+	maps.Copy(out.Region, k.Region)
+	return out
+}
+
+// Same tells whether two are the same keys.
+func (k Keys) Same(o Keys) bool { return sameKeys(k.Roles, o.Roles) && sameKeys(k.Region, o.Region) }
+
+func sameKeys[K comparable](a, b map[K]*keystore.Key) bool {
+	return maps.EqualFunc(a, b, func(*keystore.Key, *keystore.Key) bool { return true })
+}

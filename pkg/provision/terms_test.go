@@ -2,6 +2,7 @@ package provision_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -169,9 +170,9 @@ func TestRoleWithoutKey(t *testing.T) {
 		t.Errorf("%+v, %v", a, werr)
 	}
 	// It came meanwhile: the next document finds it, without a new start.
-	b.config.MoreKeys = func() (provision.RoleKeys, error) {
-		more := maps.Clone(b.config.RoleKeys)
-		more[key] = viewer
+	b.config.MoreKeys = func() (provision.Keys, error) {
+		more := b.config.Keys.Clone()
+		more.Roles[key] = viewer
 		return more, nil
 	}
 	b.svc = provision.New(b.config)
@@ -180,7 +181,7 @@ func TestRoleWithoutKey(t *testing.T) {
 		t.Errorf("with a key that came later: %+v, %v", a, werr)
 	}
 	b.config.MoreKeys = nil
-	b.config.RoleKeys[key] = viewer
+	b.config.Keys.Roles[key] = viewer
 	b.svc = provision.New(b.config)
 	b.svc.Use(d)
 	if a, werr := b.issue(alice, asViewer(3)); werr != nil || a.Role != label("viewer") {
@@ -188,9 +189,15 @@ func TestRoleWithoutKey(t *testing.T) {
 	}
 }
 
-// TestAnotherRegionKey: it is said, and what is in the clear goes on.
+// TestAnotherRegionKey: it is said, nobody is answered in the name of a key that the document does
+// not know, and who has a credential is renewed.
 func TestAnotherRegionKey(t *testing.T) {
 	b, _ := newBench(t)
+	alice := newUser(t)
+	a, werr := b.issue(alice, nil)
+	if werr != nil {
+		t.Fatal(werr)
+	}
 	other := must(keystore.Generate(keystore.Curve))
 	b.svc.Use(b.document(2, func(p *trust.Platform, _ *policy.Policy) {
 		p.Regions[0].SealKey = must(ident.ParseSealKey(other.Public()))
@@ -198,8 +205,71 @@ func TestAnotherRegionKey(t *testing.T) {
 	if !strings.Contains(b.log.String(), "level=ERROR") || !strings.Contains(b.log.String(), other.Public()) {
 		t.Errorf("the log does not say it:\n%s", b.log)
 	}
-	if _, werr := b.issue(newUser(t), nil); werr != nil {
+	r, _ := b.request(newUser(t), nil)
+	if resp := b.svc.Issue(t.Context(), r); resp.Err == nil || resp.Err.Code != wire.Unavailable || resp.SealedBy != "" {
+		t.Errorf("a guest: %+v", resp)
+	}
+	if _, werr := b.renew(a.JWT); werr != nil {
 		t.Error(werr)
+	}
+}
+
+// TestRegionKeysInTurn: while a region's key is replaced, what is sealed to either is opened and
+// answered in its name, and afterwards what is sealed to the former one is refused.
+func TestRegionKeysInTurn(t *testing.T) {
+	b, _ := newBench(t)
+	former, next := b.seal, must(keystore.Generate(keystore.Curve))
+	public := func(k *keystore.Key) ident.SealKey { return must(ident.ParseSealKey(k.Public())) }
+	var handed provision.Keys
+	b.config.MoreKeys = func() (provision.Keys, error) { return handed, nil }
+	b.svc = provision.New(b.config)
+	asks := func(to *keystore.Key, name string) endpoint.Response {
+		by := must(keystore.Generate(keystore.Curve))
+		r, _ := b.request(newUser(t), func(r *wire.Request) { r.Name = must(ident.ParseName(name)) })
+		if to != nil {
+			r.Header[wire.HeaderSealed] = []string{by.Public()}
+			r.Body = must(wire.Seal(by.Pair(), public(to), r.Body))
+		}
+		return b.svc.Issue(t.Context(), r)
+	}
+	d := must(b.p.Full.BeginSeal(ledger.SealRotation{Region: b.config.Region, To: public(next)}, false, b.now))
+	b.svc.Use(d)
+	if h := b.svc.Held(); !h.RegionKey || h.SealKeys {
+		t.Errorf("without the new key: %+v", h)
+	}
+	handed = b.config.Keys.Clone()
+	handed.Region[public(next)] = next
+	b.svc.LookAgain() // which is brought after the document
+	for _, stage := range []struct {
+		what  string
+		plain *keystore.Key // in whose name what is not sealed is answered
+		opens []*keystore.Key
+		not   *keystore.Key
+	}{
+		{"add", former, []*keystore.Key{former, next}, nil},
+		{"issue", next, []*keystore.Key{former, next}, nil},
+		{"drop", next, []*keystore.Key{next}, former},
+	} {
+		if stage.what != "add" {
+			d = must(d.AdvanceSeal(b.config.Region, b.now))
+			b.svc.Use(d)
+		}
+		if h := b.svc.Held(); !h.RegionKey || !h.SealKeys {
+			t.Errorf("%s: %+v", stage.what, h)
+		}
+		if resp := asks(nil, stage.what+"-plain"); resp.Err != nil || resp.SealedBy != stage.plain.Public() {
+			t.Errorf("%s, not sealed: %v by %s", stage.what, resp.Err, resp.SealedBy)
+		}
+		for j, key := range stage.opens {
+			if resp := asks(key, fmt.Sprint(stage.what, j)); resp.Err != nil || resp.SealedBy != key.Public() {
+				t.Errorf("%s, sealed to key %d: %v by %s", stage.what, j, resp.Err, resp.SealedBy)
+			}
+		}
+		if stage.not != nil {
+			if resp := asks(stage.not, stage.what+"-former"); resp.Err == nil || resp.Err.Code != wire.WrongRegion {
+				t.Errorf("%s, sealed to the former key: %v", stage.what, resp.Err)
+			}
+		}
 	}
 }
 

@@ -45,7 +45,7 @@ func (s *Service) Tutorial(ctx context.Context, r endpoint.Request) endpoint.Res
 	m.did(stepRead)
 	asks := asks("tutorial", e)
 	if err != nil {
-		return asTutorial(s.refuse(r, asks, ident.SealKey{}, err))
+		return asTutorial(s.refuse(r, asks, reply{}, err))
 	}
 	var i issued
 	var body []byte
@@ -56,7 +56,7 @@ func (s *Service) Tutorial(ctx context.Context, r endpoint.Request) endpoint.Res
 		err = s.record(ctx, r, audit.Issue, asks, t, i)
 	}
 	if err != nil {
-		return asTutorial(s.refuse(r, asks, ident.SealKey{}, err))
+		return asTutorial(s.refuse(r, asks, reply{}, err))
 	}
 	s.Log.Info("issued", "request", r.ID, "door", "tutorial", "user", req.UserKey.String(), "identity", i.grant.Identity.String(),
 		"name", i.grant.Name.String(), "account", i.grant.Account.String(), "role", i.grant.Role.String(),

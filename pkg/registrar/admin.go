@@ -49,8 +49,11 @@ type Admin struct {
 	// Open is how many connections of an identity by auth callout are to be closed still.
 	Open    func(ident.Identity) int
 	Signing *keystore.Key // the operator signing key
-	// Rotations says how role keys of an account stand that are being replaced.
-	Rotations func(context.Context, ident.Label) []Turning
+	// Rotations says how role keys of an account stand that are being replaced, and SealRotations
+	// how a region's key does, or the callout key, where it is none.
+	Rotations     func(context.Context, ident.Label) []Turning
+	SealRotations func(context.Context, ident.Region) []Resealing
+	Door          ident.Label // the account whose servers seal to the callout key
 	// Refused records what nobody was granted.
 	Refused func(audit.Record)
 	Log     *slog.Logger
@@ -164,6 +167,9 @@ func (a *Admin) do(ctx context.Context, o order) (wire.AdminAnswer, error) {
 	if o.verb == wire.VerbRotations {
 		return a.rotations(ctx, o)
 	}
+	if !o.Region.IsZero() {
+		return wire.AdminAnswer{}, wire.Errorf(wire.BadRequest, "see docs/protocol.md", "of a region there is nothing to ask but %s", wire.VerbRotations)
+	}
 	keys, err := a.keys(ctx, o)
 	if err != nil {
 		return wire.AdminAnswer{}, err
@@ -195,11 +201,18 @@ func (a *Admin) do(ctx context.Context, o order) (wire.AdminAnswer, error) {
 // rotations are those of an account.
 func (a *Admin) rotations(ctx context.Context, o order) (wire.AdminAnswer, error) {
 	var out wire.AdminAnswer
+	ctx, cancel := context.WithTimeout(ctx, confirmWait)
+	defer cancel()
+	if !o.Region.IsZero() || o.Account == a.Door {
+		for _, t := range a.SealRotations(ctx, o.Region) {
+			r := wire.Rotation{Stage: string(t.Stage), From: t.From.String(), To: t.To.String(), Waiting: t.Waiting}
+			out.Rotations = append(out.Rotations, r)
+		}
+		return out, nil
+	}
 	if _, err := a.account(o.Account); err != nil {
 		return out, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, confirmWait)
-	defer cancel()
 	for _, t := range a.Rotations(ctx, o.Account) {
 		r := wire.Rotation{Role: t.Role, Stage: string(t.Stage), From: t.From.String(), To: t.To.String(), Waiting: t.Waiting}
 		if !t.Until.IsZero() {

@@ -26,10 +26,15 @@ func ChangeOf(e ledger.Entry, door string, now time.Time) audit.Record {
 			}
 			why += fmt.Sprintf("; the key of role %s/%s: %s (by %s) %s", r.Account, r.Role, r.Stage, r.By, r.Why)
 		}
-	case ledger.RoleKey:
-		why = fmt.Sprintf("the key of role %s/%s for %d regions", b.Account, b.Role, len(b.Sealed))
+		for _, r := range b.SealRotations {
+			if r.Version == e.Version {
+				why += fmt.Sprintf("; %s: %s (by %s) %s", r.What(), r.Stage, r.By, r.Why)
+			}
+		}
+	case ledger.Handed:
+		why = fmt.Sprintf("%s for %d region keys", b.What(), len(b.Sealed))
 		if e.Denies {
-			why = "a role key that nothing is issued by any more"
+			why = "a key that is not used any more"
 		}
 	case ledger.Name:
 		if n, err := ident.ParseName(strings.ReplaceAll(id, "=", ".")); err == nil {

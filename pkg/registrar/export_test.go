@@ -55,3 +55,8 @@ func (w *Writers) Kept(account ident.AccountKey, role ident.Label) (chains, rank
 	defer w.mu.Unlock()
 	return len(w.chains), len(w.ends[roleOf{account, role}]) + len(w.lost)
 }
+
+// StepSeal is Step for a curve key.
+func (r *Rotor) StepSeal(ctx context.Context, rot ledger.SealRotation) error {
+	return r.stepSeal(ctx, rot)
+}

@@ -19,8 +19,8 @@ import (
 	"github.com/herald-nats/herald/pkg/trust"
 )
 
-// Rotor brings role keys that are being replaced from stage to stage (ledger.Rotation). It keeps
-// nothing of its own: what is to be done follows from the platform document, the base claims in
+// Rotor brings keys that are being replaced from stage to stage (ledger.Rotation,
+// ledger.SealRotation). It keeps nothing of its own: what is to be done follows from the platform document, the base claims in
 // force, what servers hold and what records tell. So it may end between any two of its steps,
 // and any number of them may work at once.
 type Rotor struct {
@@ -47,7 +47,7 @@ type Rotor struct {
 	Now    func() time.Time
 
 	mu   sync.Mutex
-	said map[string]string // what was last said in the log of a rotation, by role
+	said map[string]string // what was last said in the log of a rotation, by what it replaces
 }
 
 // Turning is how a rotation stands.
@@ -72,24 +72,35 @@ const (
 // Run brings rotations on until ctx ends.
 func (r *Rotor) Run(ctx context.Context) {
 	for wait.For(ctx, rotorEvery/2+time.Duration(r.Spread()*float64(rotorEvery))) == nil {
-		for _, rot := range r.Document().Rotations {
-			bound, cancel := context.WithTimeout(ctx, rotorBound)
-			err := r.Clock.Err()
-			if err == nil {
-				err = r.step(bound, rot)
-			}
-			cancel()
-			if err != nil && ctx.Err() == nil {
-				r.say(rot, "failed", slog.LevelWarn, "a role key is not replaced further now", "error", err)
-			}
+		d := r.Document()
+		for _, rot := range d.Rotations {
+			r.try(ctx, roleKey(rot), rot.Stage, func(ctx context.Context) error { return r.step(ctx, rot) })
+		}
+		for _, rot := range d.SealRotations {
+			r.try(ctx, rot.What(), rot.Stage, func(ctx context.Context) error { return r.stepSeal(ctx, rot) })
 		}
 	}
 }
 
+func (r *Rotor) try(ctx context.Context, what string, stage ledger.Stage, step func(context.Context) error) {
+	bound, cancel := context.WithTimeout(ctx, rotorBound)
+	defer cancel()
+	err := r.Clock.Err()
+	if err == nil {
+		err = step(bound)
+	}
+	if err != nil && ctx.Err() == nil {
+		r.say(what, stage, "failed", slog.LevelWarn, "a key is not replaced further now", "error", err)
+	}
+}
+
+func roleKey(rot ledger.Rotation) string {
+	return "the key of role " + rot.Account.String() + "/" + rot.Role.String()
+}
+
 // say logs what is new about a rotation.
-func (r *Rotor) say(rot ledger.Rotation, what string, level slog.Level, msg string, args ...any) {
-	key := rot.Account.String() + "/" + rot.Role.String()
-	what = string(rot.Stage) + " " + what + fmt.Sprint(args...)
+func (r *Rotor) say(key string, stage ledger.Stage, what string, level slog.Level, msg string, args ...any) {
+	what = string(stage) + " " + what + fmt.Sprint(args...)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.said[key] == what {
@@ -99,7 +110,7 @@ func (r *Rotor) say(rot ledger.Rotation, what string, level slog.Level, msg stri
 		r.said = map[string]string{}
 	}
 	r.said[key] = what
-	r.Log.Log(context.Background(), level, msg, append([]any{"role", key, "stage", string(rot.Stage)}, args...)...)
+	r.Log.Log(context.Background(), level, msg, append([]any{"what", key, "stage", string(stage)}, args...)...)
 }
 
 // Look says how the rotations of an account stand.
@@ -133,12 +144,12 @@ func (r *Rotor) step(ctx context.Context, rot ledger.Rotation) error {
 		return err
 	}
 	if len(t.Waiting) > 0 {
-		r.say(rot, "", slog.LevelInfo, "a role key is being replaced, and waits", "for", strings.Join(t.Waiting, "; "))
+		r.say(roleKey(rot), rot.Stage, "", slog.LevelInfo, "a key is being replaced, and waits", "for", strings.Join(t.Waiting, "; "))
 		return nil
 	}
 	decider := r.Decider()
 	if rot.Stage == ledger.StageDrop {
-		if err := decider.RemoveRoleKey(ctx, rot.From, r.Now()); err != nil {
+		if err := decider.TakeBack(ctx, ledger.RoleKeyKey(rot.From), r.Now()); err != nil {
 			return err
 		}
 	}
@@ -149,7 +160,7 @@ func (r *Rotor) step(ctx context.Context, rot ledger.Rotation) error {
 		return was.Advance(rot.Account, rot.Role, r.Now())
 	}, r.Now())
 	if err == nil {
-		r.say(rot, "done", slog.LevelInfo, "a role key's replacement has come a stage further")
+		r.say(roleKey(rot), rot.Stage, "done", slog.LevelInfo, "the replacement of a key has come a stage further")
 	}
 	return err
 }
@@ -178,13 +189,9 @@ func (r *Rotor) look(ctx context.Context, d *ledger.Document, rot ledger.Rotatio
 func (r *Rotor) issuers(t *Turning, d *ledger.Document, account ident.AccountKey) {
 	now := r.Now()
 	for _, region := range d.Public.Regions {
-		if at := r.Read(region.Name.String()); now.Sub(at) > unread {
-			t.Waiting = append(t.Waiting, fmt.Sprintf("records of region %s cannot be read now: whether its issuers have heard of it is not known", region.Name))
-		}
+		t.Waiting = append(t.Waiting, r.silent(region.Name, now)...)
 	}
-	if end := time.Unix(t.Since, 0).Add(r.Least); end.After(now) {
-		t.Waiting = append(t.Waiting, "until "+end.UTC().Format(time.RFC3339)+" issuers may be heard of that were not heard of yet")
-	}
+	t.Waiting = append(t.Waiting, r.least(t.Progress, now)...)
 	until, waiting := r.Writers.By(account, t.Role, t.Version, longest(d, t.Rotation), now)
 	t.Waiting = append(t.Waiting, waiting...)
 	if t.Stage != ledger.StageIssue {
@@ -197,6 +204,22 @@ func (r *Rotor) issuers(t *Turning, d *ledger.Document, account ident.AccountKey
 		t.Until = until
 		t.Waiting = append(t.Waiting, "credentials by the former key live until "+until.UTC().Format(time.RFC3339))
 	}
+}
+
+// silent says that the records of a region cannot be read.
+func (r *Rotor) silent(region ident.Region, now time.Time) []string {
+	if at := r.Read(region.String()); now.Sub(at) > unread {
+		return []string{fmt.Sprintf("records of region %s cannot be read now: whether its issuers have heard of it is not known", region)}
+	}
+	return nil
+}
+
+// least says that issuers may not have been heard of yet since a stage was entered.
+func (r *Rotor) least(p ledger.Progress, now time.Time) []string {
+	if end := time.Unix(p.Since, 0).Add(r.Least); end.After(now) {
+		return []string{"until " + end.UTC().Format(time.RFC3339) + " issuers may be heard of that were not heard of yet"}
+	}
+	return nil
 }
 
 // longest is how long credentials of a role may live.

@@ -288,7 +288,7 @@ func TestRotorKeepsWhoHasACredential(t *testing.T) {
 			begun++
 			to := w.p.Account(t, fmt.Sprint("key ", begun))
 			operate(func(d *ledger.Document) (*ledger.Document, error) {
-				return d.Begin(ledger.Rotation{Account: chat, Role: member, To: to, By: "test"}, drop, w.p.Now())
+				return d.Begin(ledger.Rotation{Account: chat, Role: member, To: to, Progress: ledger.Progress{By: "test"}}, drop, w.p.Now())
 			})
 		}
 		begin(false)

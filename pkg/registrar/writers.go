@@ -39,6 +39,7 @@ type chainOf struct {
 // writing is what is known of a chain.
 type writing struct {
 	issues bool   // it is an issuer's
+	keeps  string // the region key in its folder
 	rank   uint64 // of the document that it works by; 0: it has not said
 	at     int64  // when it was last heard of, in milliseconds
 	n      uint64 // of the last block
@@ -91,7 +92,7 @@ func (w *Writers) Took(b audit.Block, now time.Time) {
 			c.issues = true
 			w.ended(roleOf{r.Account, r.Role}, c.rank, r.Expires)
 		case r.What == audit.Use:
-			c.issues, c.rank = true, max(c.rank, r.Version)
+			c.issues, c.rank, c.keeps = true, max(c.rank, r.Version), r.Key
 		}
 	}
 	if b.After != nil { // this chain goes on for that one, which crashed: its last records may be in nobody's hands
@@ -198,29 +199,66 @@ func (w *Writers) By(account ident.AccountKey, role ident.Label, rank uint64, lo
 			end = max(end, time.UnixMilli(at).Add(longest).Unix())
 		}
 	}
+	waiting = w.behind(now, func(_ chainOf, c *writing) string {
+		if c.rank >= rank {
+			return ""
+		}
+		return behindTime
+	}, func(last time.Time) { end = max(end, last.Add(audit.HeadEvery+longest).Unix()) })
+	return time.Unix(end, 0), waiting
+}
+
+// behindTime is what an issuer is that has not said that it works by a document.
+const behindTime = "works by an older platform document"
+
+// Of tells which issuers of a region, or of all where it is none, have not said yet that they work
+// by a document of this rank or a later one, and that the key keeps, if it is not empty, is in their
+// folders, for people to read. Who is taken for dead is none of them.
+func (w *Writers) Of(region ident.Region, rank uint64, keeps string, now time.Time) []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.behind(now, func(k chainOf, c *writing) string {
+		switch {
+		case !region.IsZero() && k.region != region:
+			return ""
+		case c.rank < rank:
+			return behindTime
+		case keeps != "" && c.keeps != keeps:
+			return "has the new key from the ledger alone, until it ends: bring issuers/" + k.region.String() + " to where it runs"
+		}
+		return ""
+	}, func(time.Time) {})
+}
+
+// behind names the issuers of which why says something; dead is told of those that are taken for
+// dead since they were last heard of. w.mu is held.
+func (w *Writers) behind(now time.Time, why func(chainOf, *writing) string, dead func(last time.Time)) (waiting []string) {
 	heard := map[ident.Region]int64{} // of anybody in a region
 	for k, c := range w.chains {
 		heard[k.region] = max(heard[k.region], c.at)
 	}
 	for k, c := range w.chains {
-		if !c.issues || c.rank >= rank {
+		if !c.issues {
+			continue
+		}
+		what := why(k, c)
+		if what == "" {
 			continue
 		}
 		last := time.UnixMilli(c.at)
 		if heard[k.region]-c.at >= gone.Milliseconds() {
-			end = max(end, last.Add(audit.HeadEvery+longest).Unix())
+			dead(last)
 			continue
 		}
-		why := "works by an older platform document"
 		if now.Sub(last) > 3*audit.HeadEvery {
-			why = "has not been heard of since " + last.UTC().Format(time.RFC3339)
+			what = "has not been heard of since " + last.UTC().Format(time.RFC3339)
 		}
-		waiting = append(waiting, fmt.Sprintf("issuer %s of %s %s", k.writer, k.region, why))
+		waiting = append(waiting, fmt.Sprintf("issuer %s of %s %s", k.writer, k.region, what))
 	}
 	slices.SortFunc(waiting, cmp.Compare[string])
 	waiting = slices.Compact(waiting)
 	if n := len(waiting); n > maxWaiting {
 		waiting = append(waiting[:maxWaiting], fmt.Sprintf("and %d more issuers", n-maxWaiting))
 	}
-	return time.Unix(end, 0), waiting
+	return waiting
 }

@@ -95,6 +95,22 @@ type Region struct {
 	Name    ident.Region  `json:"name"`
 	URLs    []string      `json:"urls"`
 	SealKey ident.SealKey `json:"seal_key"` // the region key, held by its issuers
+	// Next is the key that is going to take SealKey's place, and Former the one whose place SealKey
+	// took: issuers open what is sealed to either, and may answer in its name. At most one of them
+	// is there.
+	Next   ident.SealKey `json:"next_seal_key,omitzero"`
+	Former ident.SealKey `json:"former_seal_key,omitzero"`
+}
+
+// SealKeys are those by which the region's issuers open, the one to seal to first.
+func (r Region) SealKeys() []ident.SealKey {
+	keys := []ident.SealKey{r.SealKey}
+	for _, k := range []ident.SealKey{r.Next, r.Former} {
+		if !k.IsZero() {
+			keys = append(keys, k)
+		}
+	}
+	return keys
 }
 
 // Account is one account of the platform and its roles.
@@ -198,6 +214,9 @@ func (o *Operator) OpenPlatform(token string) (*Platform, error) {
 		}
 	}
 	for _, r := range p.Regions {
+		if r.SealKey.IsZero() || !r.Next.IsZero() && !r.Former.IsZero() || r.SealKey == r.Next || r.SealKey == r.Former {
+			return nil, fmt.Errorf("the keys of region %s of the platform document are out of shape", r.Name)
+		}
 		if err := wire.CheckURLs(r.URLs); err != nil {
 			return nil, fmt.Errorf("region %s of the platform document: %w", r.Name, err)
 		}
@@ -214,9 +233,9 @@ func (p *Platform) Region(name ident.Region) (Region, bool) {
 	return p.Regions[i], true
 }
 
-// HasSealKey tells whether k is the region key of one of the regions.
+// HasSealKey tells whether k is a region key of one of the regions.
 func (p *Platform) HasSealKey(k ident.SealKey) bool {
-	return slices.ContainsFunc(p.Regions, func(r Region) bool { return r.SealKey == k })
+	return slices.ContainsFunc(p.Regions, func(r Region) bool { return slices.Contains(r.SealKeys(), k) })
 }
 
 // Account finds an account by name.

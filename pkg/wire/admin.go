@@ -18,6 +18,7 @@ type AdminRequest struct {
 	Name     ident.Name     `json:"name,omitzero"` // whoever holds it
 	User     ident.UserKey  `json:"user,omitzero"` // one nkey, of Account or of each that it is known in
 	Account  ident.Label    `json:"account,omitzero"`
+	Region   ident.Region   `json:"region,omitzero"` // for VerbRotations: its key
 	Why      string         `json:"why,omitempty"`
 	// Seen are the versions of what the administrator saw, by key, as AdminAnswer has them. Who
 	// is resumed must not have been denied again since.
@@ -33,7 +34,8 @@ const (
 	VerbResume  = "resume"
 	VerbShow    = "show"
 	VerbReceipt = "receipt"
-	// VerbRotations asks how role keys of an account stand that are being replaced.
+	// VerbRotations asks how keys stand that are being replaced: role keys of an account, the key of
+	// a region, or, of the account DOOR, the callout key.
 	VerbRotations = "rotations"
 )
 
@@ -55,6 +57,7 @@ func DecodeAdminRequest(body []byte) (AdminRequest, *Error) {
 	}
 	err := fill(
 		body, field{"identity", &r.Identity, false}, field{"name", &r.Name, false}, field{"user", &r.User, false}, field{"account", &r.Account, false},
+		field{"region", &r.Region, false},
 		field{"why", &r.Why, false}, field{"seen", &r.Seen, false}, field{"wait", &r.Wait, false},
 	)
 	if err == nil {
@@ -76,14 +79,14 @@ func CheckWhy(s string) error {
 
 func (r *AdminRequest) check() error {
 	about := 0
-	for _, is := range []bool{!r.Identity.IsZero(), !r.Name.IsZero(), !r.User.IsZero(), !r.Account.IsZero() && r.User.IsZero()} {
+	for _, is := range []bool{!r.Identity.IsZero(), !r.Name.IsZero(), !r.User.IsZero(), !r.Account.IsZero() && r.User.IsZero(), !r.Region.IsZero()} {
 		if is {
 			about++
 		}
 	}
 	switch {
 	case about != 1 || !r.Account.IsZero() && (!r.Identity.IsZero() || !r.Name.IsZero()):
-		return errors.New("it is about one of identity, name, user and account")
+		return errors.New("it is about one of identity, name, user, account and region")
 	case CheckWhy(r.Why) != nil:
 		return CheckWhy(r.Why)
 	case len(r.Seen) > maxSeen:
@@ -117,11 +120,11 @@ type AdminAnswer struct {
 	Rotations []Rotation `json:"rotations,omitempty"`
 }
 
-// Rotation is how a role key stands that is being replaced.
+// Rotation is how a key stands that is being replaced.
 type Rotation struct {
-	Role    ident.Label `json:"role"`
-	Stage   string      `json:"stage"` // "add", "issue" or "drop"
-	From    string      `json:"from"`  // the key that goes
+	Role    ident.Label `json:"role,omitzero"` // none: it is a region's key, or the callout key
+	Stage   string      `json:"stage"`         // "add", "issue" or "drop"
+	From    string      `json:"from"`          // the key that goes
 	To      string      `json:"to"`
 	Waiting []string    `json:"waiting,omitempty"` // for what the next stage waits, for people to read
 	// Until is when the last credential by the key that goes ends, in seconds since 1970, as far
@@ -167,7 +170,7 @@ func DecodeAdminAnswer(body []byte) (AdminAnswer, error) {
 		}
 	}
 	for _, r := range a.Rotations {
-		if r.Role.IsZero() || len(r.Stage) > 16 || len(r.From) > 64 || len(r.To) > 64 || len(r.Waiting) > 256 {
+		if len(r.Stage) > 16 || len(r.From) > 64 || len(r.To) > 64 || len(r.Waiting) > 256 {
 			return AdminAnswer{}, errors.New("an answer out of shape")
 		}
 	}

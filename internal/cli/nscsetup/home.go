@@ -267,8 +267,8 @@ func says(body any) string {
 		return "an access key"
 	case ledger.Base:
 		return "claims of an account"
-	case ledger.RoleKey:
-		return "a role key"
+	case ledger.Handed:
+		return "a key that is handed to issuers"
 	case *ledger.Document:
 		return "a platform document, version " + b.Public.Version.String()
 	case nil:

@@ -32,12 +32,13 @@ Home's registrars do that step by step, also when this machine is off; what they
 for 'nscsetup rotate status' says. Until the former key goes, 'nscsetup rotate undo'
 takes it back.`,
 		Example: `  nscsetup rotate role CHAT/member --why "yearly"
+  nscsetup rotate region-key ams --why "yearly"
   nscsetup rotate status
   nscsetup rotate undo CHAT/member`,
 		Args: cobra.NoArgs,
 		RunE: help,
 	}
-	c.AddCommand(newRotateRole(g), newRotateStatus(g), newRotateUndo(g))
+	c.AddCommand(newRotateRole(g), newRotateRegion(g), newRotateStatus(g), newRotateUndo(g))
 	return c
 }
 
@@ -92,16 +93,26 @@ services or guests, for static users alone, or if it is being replaced already.`
 func newRotateUndo(g *globals) *cobra.Command {
 	var o replaceOptions
 	c := &cobra.Command{
-		Use:   "undo ACCOUNT/ROLE",
-		Short: "Take back the replacement of a role key",
-		Long: `undo has a role's credentials issued by the former key again. If some were issued by
-the new one, they live on, and the new key goes when the last of them has ended; if none
-were, it goes at once. Once the former key goes there is no way back.
+		Use:   "undo ACCOUNT/ROLE | undo region-key REGION",
+		Short: "Take back the replacement of a key",
+		Long: `undo has a role's credentials issued by the former key again, or requests sealed to it.
+If some were issued by the new one, they live on, and the new key goes when the last of
+them has ended; if none were, it goes at once. Once the former key goes there is no way
+back.
 
 Exit codes: 5 if home cannot be reached; 6 if there is nothing to take back.`,
-		Example: `  nscsetup rotate undo CHAT/member --why "not in the week of the fair"`,
-		Args:    cobra.ExactArgs(1),
-		RunE:    func(cmd *cobra.Command, args []string) error { return runRotateUndo(cmd.Context(), g, o, args[0]) },
+		Example: `  nscsetup rotate undo CHAT/member --why "not in the week of the fair"
+  nscsetup rotate undo region-key ams`,
+		Args: cobra.RangeArgs(1, 2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if args[0] == argRegion {
+				return runUndoSeal(cmd.Context(), g, o, args[1:])
+			}
+			if len(args) > 1 {
+				return cli.Errorf(cli.Usage, "write ACCOUNT/ROLE, or region-key REGION", "undo does not know %s %s", args[0], args[1])
+			}
+			return runRotateUndo(cmd.Context(), g, o, args[0])
+		},
 	}
 	c.Flags().StringVar(&o.why, "why", "", "the `reason`, for the records and for whoever looks")
 	return c
@@ -109,7 +120,10 @@ Exit codes: 5 if home cannot be reached; 6 if there is nothing to take back.`,
 
 // rotation is what `rotate --json` says.
 type rotation struct {
-	Role    string   `json:"role"`
+	// Of these one is there.
+	Role   string `json:"role,omitempty"`   // whose key it is
+	Region string `json:"region,omitempty"` // likewise
+
 	Stage   string   `json:"stage"`
 	From    string   `json:"from"`
 	To      string   `json:"to"`
@@ -121,6 +135,16 @@ type rotation struct {
 	// Cut is, of an emergency, who was cut off.
 	Cut    []connection `json:"cut,omitempty"`
 	Behind []behind     `json:"behind,omitempty"`
+	// Exposed are, of a region key's emergency, the keys that whoever has the former one could open.
+	Exposed []string `json:"exposed,omitempty"`
+}
+
+// what names the key, for people to read.
+func (r rotation) what() string {
+	if r.Region != "" {
+		return "region key of " + r.Region
+	}
+	return r.Role
 }
 
 func rotationOf(r ledger.Rotation) rotation {
@@ -265,6 +289,8 @@ func rotateError(ctx context.Context, err error) error {
 		return cli.Errorf(cli.Refused, "see 'nscsetup rotate status'; 'nscsetup rotate undo' takes it back", "%w", err)
 	case errors.Is(err, ledger.ErrNotRotating):
 		return cli.Errorf(cli.Refused, "see 'nscsetup rotate status'; to go back to a key that is gone, there is no way: replace the new one by another", "%w", err)
+	case errors.Is(err, apply.ErrElsewhere):
+		return cli.Errorf(cli.Refused, "run it in the platform folder in which they were replaced", "%w", err)
 	case errors.Is(err, apply.ErrServices):
 		return cli.Errorf(cli.Refused, "give services other credentials: 'nscsetup up' and their folders have them for days alone", "%w", err)
 	case errors.Is(err, fs.ErrNotExist):
@@ -284,8 +310,8 @@ func newRotateStatus(g *globals) *cobra.Command {
 		Short: "Show how keys stand that are being replaced",
 		Long: `status shows which keys are being replaced, how far that is, and for what the next stage
 waits, as a registrar sees it. It also brings this folder after what is in force: when a
-role's key was replaced, the one in use is in operator/roles, and the former one in
-operator/retired.
+role's key was replaced, the one in use is in operator/roles, and a region's in issuers/;
+the former one is in operator/retired.
 
 Exit codes: 3 if, with --wait, keys are being replaced still; 5 if home cannot be reached.`,
 		Example: `  nscsetup rotate status
@@ -335,13 +361,17 @@ func rotations(ctx context.Context, g *globals) ([]rotation, error) {
 	}
 	bound, cancel := context.WithTimeout(ctx, rotateWait)
 	defer cancel()
-	found, err := g.tool(p).Rotations(bound)
+	d, err := g.tool(p).Rotations(bound)
 	if err != nil {
 		return nil, rotateError(ctx, err)
 	}
 	all := []rotation{}
-	for _, r := range found {
-		all = append(all, rotationOf(r))
+	var asks []wire.AdminRequest // how each of them stands
+	for _, r := range d.Rotations {
+		all, asks = append(all, rotationOf(r)), append(asks, wire.AdminRequest{Account: r.Account})
+	}
+	for _, r := range d.SealRotations {
+		all, asks = append(all, sealRotationOf(r)), append(asks, wire.AdminRequest{Region: r.Region})
 	}
 	if len(all) == 0 {
 		return all, nil
@@ -354,14 +384,14 @@ func rotations(ctx context.Context, g *globals) ([]rotation, error) {
 		return all, nil
 	}
 	defer a.nc.Close()
-	for i, r := range found {
-		said, err := a.ask(bound, wire.VerbRotations, wire.AdminRequest{Account: r.Account})
+	for i := range all {
+		said, err := a.ask(bound, wire.VerbRotations, asks[i])
 		if err != nil {
 			all[i].Waiting = append(all[i].Waiting, "a registrar does not say for what it waits: "+err.Error())
 			continue
 		}
 		for _, s := range said.Rotations {
-			if s.Role == r.Role && s.Stage == string(r.Stage) && s.To == all[i].To {
+			if s.Stage == all[i].Stage && s.To == all[i].To {
 				all[i].Waiting, all[i].Until = append(all[i].Waiting, s.Waiting...), s.Until
 			}
 		}
@@ -378,7 +408,7 @@ func (g *globals) printRotations(all []rotation) error {
 	}
 	for _, r := range all {
 		var b strings.Builder
-		fmt.Fprintf(&b, "%s: stage %s, since %s, by %s", r.Role, r.Stage, time.Unix(r.At, 0).UTC().Format(time.RFC3339), inspect.Clean(r.By))
+		fmt.Fprintf(&b, "%s: stage %s, since %s, by %s", r.what(), r.Stage, time.Unix(r.At, 0).UTC().Format(time.RFC3339), inspect.Clean(r.By))
 		if r.Why != "" {
 			fmt.Fprintf(&b, ": %s", inspect.Clean(r.Why))
 		}

@@ -33,12 +33,15 @@ type Keys struct {
 	Turning map[manifest.RoleRef]trust.Role
 	// Regions are the region keys.
 	Regions map[ident.Region]ident.SealKey
+	// Resealing are regions whose keys are being replaced, with both; Regions has the one that is
+	// sealed to.
+	Resealing map[ident.Region]trust.Region
 	// Callout is what servers seal requests of auth callout to; zero where that is off.
 	Callout ident.SealKey
 }
 
-// Follow takes from a platform document which keys its roles have now: registrars replace them
-// step by step.
+// Follow takes from a platform document which keys its roles and regions have now: registrars
+// replace them step by step.
 func (k *Keys) Follow(p *trust.Platform) {
 	k.Turning = map[manifest.RoleRef]trust.Role{}
 	for _, a := range p.Accounts {
@@ -54,6 +57,13 @@ func (k *Keys) Follow(p *trust.Platform) {
 			if len(r.Keys()) > 1 {
 				k.Turning[ref] = r
 			}
+		}
+	}
+	k.Resealing = map[ident.Region]trust.Region{}
+	for _, r := range p.Regions {
+		k.Regions[r.Name] = r.SealKey
+		if len(r.SealKeys()) > 1 {
+			k.Resealing[r.Name] = r
 		}
 	}
 }
@@ -348,7 +358,9 @@ func (c *Compiler) Public(operator string) (*trust.Platform, error) {
 		if !ok {
 			return nil, fmt.Errorf("region %s: %w", r.Name, ErrNoKey)
 		}
-		p.Regions = append(p.Regions, trust.Region{Name: r.Name, URLs: f.ClientURLs(r), SealKey: seal})
+		p.Regions = append(p.Regions, trust.Region{
+			Name: r.Name, URLs: f.ClientURLs(r), SealKey: seal, Next: c.keys.Resealing[r.Name].Next, Former: c.keys.Resealing[r.Name].Former,
+		})
 	}
 	granted := map[ident.Label]bool{}
 	open := map[manifest.RoleRef]*trust.Lifetimes{}

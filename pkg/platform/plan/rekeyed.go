@@ -2,16 +2,18 @@ package plan
 
 import (
 	"encoding/json"
+	"fmt"
 	"maps"
 	"strings"
 
 	"github.com/nats-io/jwt/v2"
 
 	"github.com/herald-nats/herald/pkg/ident"
+	"github.com/herald-nats/herald/pkg/platform/manifest"
 	"github.com/herald-nats/herald/pkg/trust"
 )
 
-// Rekeyed gives a base in which what registrars did to role keys is this folder's doing: they
+// Rekeyed gives a base in which what registrars did to keys is this folder's doing: they
 // replace them step by step after the folder said so, and that is no change that somebody else
 // made. folder is what the folder last put in force.
 func Rekeyed(b Base, folder, force State) Base {
@@ -30,10 +32,17 @@ func Rekeyed(b Base, folder, force State) Base {
 	now := index(parts(force.Document))
 	for _, p := range parts(folder.Document) {
 		value, ok := now[p.key]
-		if !ok || value == p.value || !strings.HasPrefix(p.key, partAccount) || b.Applied[p.key] != digest(p.value) {
+		if !ok || value == p.value || b.Applied[p.key] != digest(p.value) {
 			continue
 		}
-		if keylessAccount(p.value) == keylessAccount(value) {
+		same := false
+		switch {
+		case strings.HasPrefix(p.key, partAccount):
+			same = keylessAccount(p.value) == keylessAccount(value)
+		case strings.HasPrefix(p.key, partRegion):
+			same = keylessRegion(p.value) == keylessRegion(value)
+		}
+		if same {
 			out.Applied[p.key] = digest(value)
 		}
 	}
@@ -44,6 +53,9 @@ func Rekeyed(b Base, folder, force State) Base {
 func keyless(c *jwt.AccountClaims) *jwt.AccountClaims {
 	out := *c
 	out.SigningKeys = jwt.SigningKeys{}
+	if c.Name == manifest.Door {
+		out.Authorization.XKey = "" // the callout key
+	}
 	for key, s := range c.SigningKeys {
 		u, ok := s.(*jwt.UserScope)
 		if !ok || u == nil {
@@ -60,6 +72,14 @@ func keyless(c *jwt.AccountClaims) *jwt.AccountClaims {
 		out.SigningKeys[v.Key] = &v
 	}
 	return &out
+}
+
+func keylessRegion(value string) string {
+	var r trust.Region
+	if json.Unmarshal([]byte(value), &r) != nil {
+		return value
+	}
+	return fmt.Sprint(r.Name, r.URLs)
 }
 
 func keylessAccount(value string) string {

@@ -27,7 +27,7 @@ func sayPart(key, value string) []string {
 	case strings.HasPrefix(key, partRegion):
 		var r trust.Region
 		if read(&r) {
-			add("region key %s", r.SealKey)
+			add("region key %s%s", r.SealKey, beside(r.Next, r.Former))
 			for _, u := range r.URLs {
 				add("clients at %s", u)
 			}
@@ -37,13 +37,7 @@ func sayPart(key, value string) []string {
 		if read(&a) {
 			add("key %s", a.Key)
 			for _, r := range a.Roles {
-				text := fmt.Sprintf("role %s, key %s", r.Name, r.Key)
-				if !r.Next.IsZero() {
-					text += fmt.Sprintf(", then %s", r.Next)
-				}
-				if !r.Former.IsZero() {
-					text += fmt.Sprintf(", before %s", r.Former)
-				}
+				text := fmt.Sprintf("role %s, key %s%s", r.Name, r.Key, beside(r.Next, r.Former))
 				if r.Open != nil {
 					text += ", open to whoever asks"
 				}
@@ -119,4 +113,19 @@ func sayPart(key, value string) []string {
 		add("%s", value)
 	}
 	return out
+}
+
+// beside says which other key there is while one is being replaced.
+func beside[K interface {
+	String() string
+	IsZero() bool
+}](next, former K,
+) string {
+	switch {
+	case !next.IsZero():
+		return ", then " + next.String()
+	case !former.IsZero():
+		return ", before " + former.String()
+	}
+	return ""
 }

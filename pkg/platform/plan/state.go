@@ -90,6 +90,7 @@ const (
 	partDoor    = "tutorial door"
 	partServers = "servers of "
 	partTurning = "rotation of "
+	partSealing = "replacement of "
 )
 
 // parts takes a document apart. Putting together what it gives makes an equal one.
@@ -149,6 +150,9 @@ func parts(d *ledger.Document) []part {
 	for _, r := range d.Rotations {
 		put(partTurning+r.Account.String()+"/"+r.Role.String(), r)
 	}
+	for _, r := range d.SealRotations {
+		put(partSealing+r.What(), r)
+	}
 	for _, m := range d.Moves {
 		put(fmt.Sprintf("%s%010d", partMove, m.Epoch), m)
 	}
@@ -204,6 +208,8 @@ func together(all []part) (*ledger.Document, error) {
 			err = appendTo(&d.Rotations, p.value)
 		case strings.HasPrefix(p.key, partMove):
 			err = appendTo(&d.Moves, p.value)
+		case strings.HasPrefix(p.key, partSealing):
+			err = appendTo(&d.SealRotations, p.value)
 		case strings.HasPrefix(p.key, partServers):
 			err = appendTo(&d.Servers, p.value)
 		}
