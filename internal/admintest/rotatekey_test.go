@@ -313,8 +313,8 @@ func TestRotateRegionKeyEmergency(t *testing.T) {
 	account := turned(8)
 	newKey(t, account+"/service")
 	role := rotates(t, account+"/service")
-	_, start := another(t, in)
-	thief := runs(t, start) // whose folder nobody brings up to date
+	dir, start := another(t, in)
+	thief := runs(t, start) // whose folder nobody brings up to date at first
 	stop := askers(t, in)
 	if code, _, errs := tell(t, "rotate", "region-key", in, "--emergency"); code != cli.Usage || !strings.Contains(errs, "--yes") {
 		t.Errorf("without a question: %d %s", code, errs)
@@ -343,7 +343,32 @@ func TestRotateRegionKeyEmergency(t *testing.T) {
 	if !ok || len(h.Sealed[sealKey(r.To)]) == 0 || len(h.Sealed[sealKey(r.From)]) != 0 {
 		t.Errorf("the role key is sealed to %v", h.Sealed)
 	}
-	drains(t, thief)
+	// Then it is brought there, too, and taken over without a restart; what it replaced is not taken
+	// back.
+	former := must(os.ReadFile(filepath.Join(dir, platform.SealKeyFile)))
+	names := []string{platform.SealKeyFile, platform.FullFile}
+	for _, path := range must(filepath.Glob(filepath.Join(shared.Dir, "issuers", in, "roles", "*.nk"))) {
+		names = append(names, filepath.Join("roles", filepath.Base(path)))
+	}
+	for _, name := range names {
+		data := must(os.ReadFile(filepath.Join(shared.Dir, "issuers", in, name)))
+		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	change, err := thief.Prepare()
+	if err != nil {
+		t.Fatalf("a reload: %v", err)
+	}
+	if changed := change.Apply(t.Context(), log.Logger()); !slices.Contains(changed, "keys") || !thief.Stats().Issuer.Held.RegionKey {
+		t.Errorf("a reload changed %v: %+v", changed, thief.Stats().Issuer.Held)
+	}
+	if err := os.WriteFile(filepath.Join(dir, platform.SealKeyFile), former, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := thief.Prepare(); !errors.Is(err, service.ErrConfig) {
+		t.Errorf("a reload with the former key: %v", err)
+	}
 	untilKey(t, "it is over", in, stage(""))
 	if n := stop(); n < 5 {
 		t.Errorf("%d were answered", n)

@@ -69,13 +69,17 @@ func (t *Tool) RotateRegion(ctx context.Context, o SealRotation) (*Resealed, err
 			return err
 		}
 		if o.Emergency {
-			return s.replaceRegionKey(ctx, r, out)
+			return s.replaceRegionKey(ctx, d.Public, r, out)
 		}
 		if _, err := d.BeginSeal(r, false, t.Now()); err != nil { // before anything is handed out
 			return err
 		}
 		t.step("seal role keys to it, too")
-		if out.Elsewhere, err = s.reseal(ctx, d.Public, r); err != nil {
+		all, err := s.handed(ctx, d.Public)
+		if err != nil {
+			return err
+		}
+		if out.Elsewhere, err = s.reseal(ctx, d.Public, r, all); err != nil {
 			return err
 		}
 		if len(out.Elsewhere) > 0 {
@@ -100,7 +104,20 @@ func (t *Tool) RotateRegion(ctx context.Context, o SealRotation) (*Resealed, err
 }
 
 // replaceRegionKey replaces a region's key at once.
-func (s *session) replaceRegionKey(ctx context.Context, r ledger.SealRotation, out *Resealed) error {
+func (s *session) replaceRegionKey(ctx context.Context, before *trust.Platform, r ledger.SealRotation, out *Resealed) error {
+	// Before registrars remove what is sealed to the former key, of which they are not asked.
+	all, err := s.handed(ctx, before)
+	if err != nil {
+		return err
+	}
+	former, _ := before.Region(r.Region)
+	for _, h := range all {
+		if slices.ContainsFunc(former.SealKeys(), func(k ident.SealKey) bool { return k != r.To && len(h.Sealed[k]) > 0 }) {
+			out.Exposed = append(out.Exposed, h.What())
+		}
+	}
+	slices.Sort(out.Exposed)
+	out.Exposed = slices.Compact(out.Exposed)
 	s.step("write the platform document")
 	d, err := s.change(ctx, func(was *ledger.Document) (*ledger.Document, error) { return was.BeginSeal(r, true, s.Now()) })
 	if err != nil {
@@ -108,18 +125,7 @@ func (s *session) replaceRegionKey(ctx context.Context, r ledger.SealRotation, o
 	}
 	_, out.SealRotation = d.SealRotation(r.Region)
 	s.step("seal role keys to it")
-	all, err := s.handed(ctx, d.Public)
-	if err != nil {
-		return err
-	}
-	for _, h := range all {
-		if slices.ContainsFunc(out.Going(), func(k ident.SealKey) bool { return len(h.Sealed[k]) > 0 }) {
-			out.Exposed = append(out.Exposed, h.What())
-		}
-	}
-	slices.Sort(out.Exposed)
-	out.Exposed = slices.Compact(out.Exposed)
-	out.Elsewhere, err = s.reseal(ctx, d.Public, out.SealRotation)
+	out.Elsewhere, err = s.reseal(ctx, d.Public, out.SealRotation, all)
 	return err
 }
 
@@ -220,11 +226,7 @@ func (s *session) handed(ctx context.Context, p *trust.Platform) (map[ledger.Key
 // reseal has what the ledger has sealed to region keys sealed to those of a platform document and of
 // a rotation, and to no others, each for the regions that it was for. It names those whose seeds are
 // not here. In an emergency the region gets all of them: what was sealed to its former key is gone.
-func (s *session) reseal(ctx context.Context, p *trust.Platform, r ledger.SealRotation) (elsewhere []string, err error) {
-	all, err := s.handed(ctx, p)
-	if err != nil {
-		return nil, err
-	}
+func (s *session) reseal(ctx context.Context, p *trust.Platform, r ledger.SealRotation, all map[ledger.Key]ledger.Handed) (elsewhere []string, err error) {
 	for at, h := range all {
 		var to []ident.SealKey
 		for _, region := range p.Regions {

@@ -141,7 +141,11 @@ func (t *Tool) Rotations(ctx context.Context) (*ledger.Document, error) {
 				continue
 			}
 			// Who lacks a key is told by what the rotation waits for.
-			if _, err := s.reseal(ctx, out.Public, r); err != nil {
+			all, err := s.handed(ctx, out.Public)
+			if err == nil {
+				_, err = s.reseal(ctx, out.Public, r, all)
+			}
+			if err != nil {
 				return err
 			}
 		}
