@@ -204,7 +204,7 @@ func (s *session) ledger(ctx context.Context) (*jetstream.Decisions, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.decider = &ledger.Decider{Store: store, Opener: s.opener(), Signer: ledger.KeySigner{Key: s.signer.Key()}, Epoch: s.Platform.Full.Epoch(), Decided: s.changes.Decided}
+	s.decider = &ledger.Decider{Store: store, Opener: s.opener(), Signer: ledger.KeySigner{Key: s.signer.Key()}, Decided: s.changes.Decided}
 	return store, nil
 }
 
@@ -272,6 +272,9 @@ func (s *session) lookUntil(ctx context.Context) (Force, error) {
 		try, cancel := context.WithTimeout(ctx, 5*time.Second)
 		f, err := s.look(try, s.setup, s.reader)
 		cancel()
+		if d := f.State.Document; err == nil && d != nil {
+			s.decider.Epoch = d.Epoch()
+		}
 		if !errors.Is(err, ledger.ErrUnavailable) || wait.For(ctx, 50*time.Millisecond) != nil {
 			return f, err
 		}

@@ -13,6 +13,9 @@ import (
 	"github.com/herald-nats/herald/pkg/trust"
 )
 
+// ErrMoved: home was moved from another folder.
+var ErrMoved = errors.New("home was moved from another folder")
+
 // streamsTry bounds bringing the streams of a ledger that is there up to date.
 const streamsTry = 3 * time.Second
 
@@ -84,7 +87,13 @@ func (s *session) isThere(ctx context.Context, store *jetstream.Decisions) (bool
 		return false, nil // what is there is no document: the set-up leaves it as it is
 	}
 	d, _ := e.Body.(*ledger.Document)
-	return d != nil && sameRegions(d.Public, s.Platform.File), nil
+	if d == nil {
+		return false, nil
+	}
+	if d.Public.Home != s.Platform.File.Home {
+		return false, fmt.Errorf("this folder has %s as home, and home is %s by platform document %s: %w", s.Platform.File.Home, d.Public.Home, d.Public.Version, ErrMoved)
+	}
+	return sameRegions(d.Public, s.Platform.File), nil
 }
 
 func sameRegions(p *trust.Platform, f *manifest.File) bool {

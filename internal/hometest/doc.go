@@ -1,2 +1,2 @@
-// Package hometest moves home on a whole platform, and takes the former one back.
+// Package hometest moves home on a whole platform, takes the former one back, and moves it there again.
 package hometest

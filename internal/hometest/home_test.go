@@ -5,11 +5,14 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -21,6 +24,8 @@ import (
 	"github.com/herald-nats/herald/pkg/client"
 	"github.com/herald-nats/herald/pkg/ident"
 	"github.com/herald-nats/herald/pkg/keystore"
+	"github.com/herald-nats/herald/pkg/ledger"
+	"github.com/herald-nats/herald/pkg/ledger/jetstream"
 	"github.com/herald-nats/herald/pkg/platform"
 	"github.com/herald-nats/herald/pkg/wire"
 )
@@ -57,8 +62,13 @@ func name(s string) ident.Name { return must(ident.ParseName(s)) }
 // tell runs nscsetup and gives how it ended, and what it wrote.
 func tell(t *testing.T, args ...string) (code int, out, errs string) {
 	t.Helper()
+	return run(t, append([]string{"--dir", shared.Dir}, args...)...)
+}
+
+func run(t *testing.T, args ...string) (code int, out, errs string) {
+	t.Helper()
 	var o, e bytes.Buffer
-	code = nscsetup.Run(t.Context(), cli.IO{In: strings.NewReader(""), Out: &o, Err: &e}, append([]string{"--dir", shared.Dir}, args...))
+	code = nscsetup.Run(t.Context(), cli.IO{In: strings.NewReader(""), Out: &o, Err: &e}, args)
 	return code, o.String(), e.String()
 }
 
@@ -167,12 +177,23 @@ func restart(t *testing.T, in string) {
 	}
 }
 
-// endsBefore moves home, and is ended before a step, as a process is that is killed.
-func endsBefore(t *testing.T, to, step string) {
+// mover is a tool that cannot reach a region, as one on its side of a cut cannot.
+func mover(t *testing.T, to, off string) (*apply.Tool, apply.Move) {
 	t.Helper()
 	p := must(platform.OpenMoving(shared.Dir, region(to)))
 	tool := &apply.Tool{Platform: p, Log: slog.New(slog.DiscardHandler), Now: time.Now}
-	key := must(p.OperatorKey(""))
+	for _, r := range p.Document.Regions {
+		if r.Name.String() != off {
+			tool.URLs = append(tool.URLs, r.URLs...)
+		}
+	}
+	return tool, apply.Move{To: region(to), By: "test", Key: must(p.OperatorKey("")), Patience: 2 * time.Second}
+}
+
+// endsBefore moves home, and is ended before a step.
+func endsBefore(t *testing.T, to, off, step string) {
+	t.Helper()
+	tool, m := mover(t, to, off)
 	var err error
 	ended, reached := make(chan struct{}), false
 	tool.Step = func(what string) {
@@ -183,7 +204,7 @@ func endsBefore(t *testing.T, to, step string) {
 	}
 	go func() {
 		defer close(ended)
-		_, err = tool.MoveHome(t.Context(), apply.Move{To: region(to), By: "test", Key: key})
+		_, err = tool.MoveHome(t.Context(), m)
 	}()
 	<-ended
 	if !reached {
@@ -191,7 +212,50 @@ func endsBefore(t *testing.T, to, step string) {
 	}
 }
 
-// TestHomeMoves: home is cut off for long, and goes on for those who reach it. Another region is
+// loner is who decides in one region with the rights of the set-up tool, whatever else there is.
+func loner(t *testing.T, in string) *jetstream.Decisions {
+	t.Helper()
+	tool := &apply.Tool{Platform: must(platform.Open(shared.Dir)), Log: slog.New(slog.DiscardHandler), Now: time.Now}
+	r, _ := shared.Public.Document.Region(region(in))
+	tool.URLs = r.URLs
+	nc := must(tool.Dial(t.Context(), platform.Ledger, platform.RoleSetup))
+	t.Cleanup(nc.Close)
+	return must(jetstream.NewDecisions(nc))
+}
+
+// cutAlone cuts a region off, which is home, and has it give names alone. It does so only for some
+// seconds: a machine that is busy may be late, and it is cut off again.
+func cutAlone(t *testing.T, off string, claims ...who) (heal func()) {
+	t.Helper()
+	for try := 1; ; try++ {
+		heal = cut(t, off)
+		errs := make([]error, len(claims))
+		var asked sync.WaitGroup
+		for i, w := range claims {
+			asked.Go(func() {
+				for end := time.Now().Add(15 * time.Second); ; {
+					if errs[i] = w.obtains(t.Context(), off); errs[i] == nil || time.Now().After(end) {
+						return
+					}
+				}
+			})
+		}
+		asked.Wait()
+		err := errors.Join(errs...)
+		if err == nil {
+			// If these are not known elsewhere by now, they were decided alone.
+			return heal
+		}
+		heal()
+		if try == 3 {
+			t.Fatalf("%s does not decide alone: %v", off, err)
+		}
+		t.Logf("cut off again: %v", err)
+		equal(t, 60*time.Second)
+	}
+}
+
+// TestHomeMoves: home is cut off, and decides alone until it notices. Another region is
 // made home, which has everything that home had decided before, and decides. When the former
 // home is back it decides nothing any more; what it decided alone is listed, and is taken over
 // but for what was decided otherwise. In the end everybody knows the same.
@@ -212,30 +276,64 @@ func TestHomeMoves(t *testing.T) {
 	if code, _, errs := tell(t, "home", "return", "ams", "--yes"); code != cli.Refused {
 		t.Fatalf("home never moved away from ams, and returns: %d %s", code, errs)
 	}
-
-	heal := cut(t, "ams")
-	alone, both, late := somebody("alone"), somebody("both"), somebody("late")
-	for _, w := range []who{alone, both} {
-		w.gets(t, "ams", 30*time.Second)
+	stale := filepath.Join(t.TempDir(), "stale")
+	if err := os.CopyFS(stale, os.DirFS(shared.Dir)); err != nil {
+		t.Fatal(err)
 	}
+	tighten(t, stale)
+	bucket := loner(t, "ams")
+	token, revision, err := bucket.Get(t.Context(), ledger.PlatformKey())
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	alone, both, late := somebody("alone"), somebody("both"), somebody("late")
+	heal := cutAlone(t, "ams", alone, both)
+	// So does somebody who changes the platform there.
+	if err := bucket.Put(t.Context(), ledger.PlatformKey(), renumbered(t, token), revision); err != nil {
+		t.Fatal(err)
+	}
+	// A region that is alone has no majority of JetStream's meta group, and servers that know it
+	// answer no question about a message of a stream.
+	given := 0
+	took := eventually(t, 60*time.Second, "the former home decides nothing", func() error {
+		err := somebody("alone-" + strconv.Itoa(given)).obtains(t.Context(), "ams")
+		if code(err) == wire.ReadOnly {
+			return nil
+		}
+		if err == nil {
+			given++
+		}
+		time.Sleep(200 * time.Millisecond) // each is a name more
+		return errors.Join(errors.New("it is not refused so"), err)
+	})
+	t.Logf("alone, home gave %d names more, for %v", given, took)
+	before.gets(t, "ams", 10*time.Second)
 	if err := somebody("nobody").obtains(t.Context(), "sgp"); code(err) != wire.ReadOnly {
 		t.Errorf("home is away, and a new name is answered so: %v", err)
+	}
+	// Whoever reaches it does not take it for gone.
+	if code, _, errs := tell(t, "home", "move", "sfo", "--yes"); code != cli.Refused || !strings.Contains(errs, "has a leader") {
+		t.Fatalf("home is there, cut off, and is moved: %d %s", code, errs)
 	}
 
 	// Ended before any of its steps it goes on when it is run again.
 	steps := []string{"make the bucket", "write the platform document"}
 	if os.Getenv("HERALD_LONG") != "" {
 		steps = []string{
-			"connect", "see whether home answers", "ask mirrors how far they are", "copy what home had decided", "delete the bucket of the home that is gone",
-			"make the bucket", "remove the copy", "open the ledger", "write the platform document", "write the folder",
+			"connect", "see whether home answers", "ask mirrors how far they are", "copy what home had decided", "see whether home answers still not",
+			"delete the bucket of the home that is gone", "make the bucket", "remove the copy", "note which mirrors follow", "open the ledger",
+			"write the platform document", "write the folder",
 		}
 	}
 	for _, step := range steps {
-		endsBefore(t, "sfo", step)
+		endsBefore(t, "sfo", "ams", step)
 	}
-	if code, out, errs := tell(t, "home", "move", "sfo", "--yes", "--why", "a test"); code != cli.OK || !strings.Contains(out, "home is sfo, by platform document 2.1") || !strings.Contains(out, "and decides") {
-		t.Fatalf("%d %s %s", code, out, errs)
+	tool, m := mover(t, "sfo", "ams")
+	if _, err := tool.MoveHome(t.Context(), m); err != nil {
+		t.Fatal(err)
 	}
+	restart(t, "sfo")
 	if code, _, errs := tell(t, "home", "move", "sfo", "--yes"); code != cli.Refused || !strings.Contains(errs, "it is home") {
 		t.Errorf("it is moved where it is: %d %s", code, errs)
 	}
@@ -245,15 +343,6 @@ func TestHomeMoves(t *testing.T) {
 	before.gets(t, "sgp", 10*time.Second)
 	somebody("before").isTaken(t, "sfo")
 	somebody("anew").isTaken(t, "sgp")
-	// For those who reach it the former home gave names at first. A region that is alone has no
-	// majority of JetStream's meta group, and servers that know answer no question about a stream.
-	eventually(t, 60*time.Second, "the former home decides nothing", func() error {
-		if err := late.obtains(t.Context(), "ams"); code(err) != wire.ReadOnly {
-			return errors.Join(errors.New("it is not refused so"), err)
-		}
-		return nil
-	})
-	before.gets(t, "ams", 10*time.Second)
 
 	heal()
 	// Fenced: what is asked there is decided in sfo.
@@ -267,6 +356,11 @@ func TestHomeMoves(t *testing.T) {
 		}
 		return nil
 	}))
+	// Its mirror may have what home does not have: nothing is made of it.
+	tool, m = mover(t, "sgp", "")
+	if _, err := tool.MoveHome(t.Context(), m); !errors.Is(err, jetstream.ErrHomeAnswers) {
+		t.Errorf("home is there, and is moved on: %v", err)
+	}
 
 	var got []struct{ Key, Says, Fate string }
 	var out, errs string
@@ -280,7 +374,10 @@ func TestHomeMoves(t *testing.T) {
 	if err := json.Unmarshal([]byte(out), &got); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	want := map[string]string{"name.alone": "taken over", "name.both": "overruled"}
+	want := map[string]string{"name.alone": "taken over", "name.both": "overruled", "platform.document": "refused"}
+	for i := range given {
+		want["name.alone-"+strconv.Itoa(i)] = "taken over"
+	}
 	for _, a := range got {
 		if want[a.Key] != a.Fate {
 			t.Errorf("%s, %s: %s", a.Key, a.Says, a.Fate)
@@ -292,7 +389,7 @@ func TestHomeMoves(t *testing.T) {
 	}
 	equal(t, 90*time.Second)
 	for _, s := range shared.Up.Running() {
-		for n, w := range map[string]who{"both": other, "alone": alone, "anew": anew, "before": before} {
+		for n, w := range map[string]who{"both": other, "alone": alone, "late": late, "anew": anew, "before": before} {
 			if held, gone, ok := s.Known().Name(name(n)); !ok || gone || held.Holder != w.identity() {
 				t.Errorf("%s of %s: %s is held by %s", s.Service, s.Region, n, held.Holder)
 			}
@@ -300,7 +397,7 @@ func TestHomeMoves(t *testing.T) {
 	}
 	both.isTaken(t, "ams")
 	alone.gets(t, "sgp", 10*time.Second)
-	if code, out, errs := tell(t, "home", "return", "ams", "--yes", "--json"); code != cli.OK || strings.TrimSpace(out) != "[]" {
+	if code, out, errs := tell(t, "home", "return", "ams", "--yes", "--json"); code != cli.Refused || !strings.Contains(errs, "follows home") {
 		t.Errorf("again: %d %s %s", code, out, errs)
 	}
 
@@ -311,10 +408,75 @@ func TestHomeMoves(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(shared.Dir, "registrars", "ams", platform.HomeCreds)); err == nil {
 		t.Error("the former home has the credential of one who decides")
 	}
+	// Another operator's folder does not bring it back, and can follow.
+	as := func(args ...string) []string { return append([]string{"--dir", stale}, args...) }
+	if code, _, errs := run(t, as("apply", "--yes")...); code != cli.Config || !strings.Contains(errs, "home is sfo") {
+		t.Errorf("a folder of before applies: %d %s", code, errs)
+	}
+	if code, out, errs := run(t, as("home", "move", "sfo", "--yes")...); code != cli.OK || !strings.Contains(out, "home is sfo") {
+		t.Errorf("a folder of before follows: %d %s %s", code, out, errs)
+	}
+	// A registrar of the former home that starts with the folder of before decides nothing.
 	restart(t, "ams")
 	somebody("at-last").gets(t, "ams", 20*time.Second)
 	equal(t, 60*time.Second)
 	if m, ok := must(platform.Open(shared.Dir)).Full.Moved(region("ams")); !ok || m.To != region("sfo") || m.By == "" || m.Epoch != 2 || m.Last == 0 {
 		t.Errorf("the document tells of it so: %+v %t", m, ok)
+	}
+	if os.Getenv("HERALD_LONG") != "" {
+		movesBack(t)
+	}
+}
+
+// movesBack loses the second home, too, with all its servers, and moves home to the first.
+func movesBack(t *testing.T) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	defer cancel()
+	if err := shared.Up.Cluster.StopRegion(ctx, region("sfo")); err != nil {
+		t.Fatal(err)
+	}
+	if code, out, errs := tell(t, "home", "move", "ams", "--yes", "--why", "a test"); code != cli.OK || !strings.Contains(out, "home is ams, by platform document 3.1") || !strings.Contains(out, "and decides") {
+		t.Fatalf("%d %s %s", code, out, errs)
+	}
+	somebody("third").gets(t, "sgp", 30*time.Second)
+	somebody("anew").isTaken(t, "ams")
+	if err := shared.Up.Cluster.StartRegion(ctx, region("sfo")); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 90*time.Second, "sfo returns", func() error {
+		if c, out, errs := tell(t, "home", "return", "sfo", "--yes", "--json"); c != cli.OK || strings.TrimSpace(out) != "[]" {
+			return errors.New(out + errs)
+		}
+		return nil
+	})
+	somebody("fourth").gets(t, "sfo", 60*time.Second)
+	equal(t, 90*time.Second)
+}
+
+// renumbered is a platform document as its next version, as somebody signs it in the home that is cut off.
+func renumbered(t *testing.T, token string) string {
+	t.Helper()
+	p := must(platform.Open(shared.Dir))
+	d := must(ledger.Opener{Operator: p.Operator, Now: time.Now}.Open(ledger.PlatformKey().String(), token)).Body.(*ledger.Document)
+	d.Public.Version.Number++
+	return must(must(p.Signer()).Document(d, time.Now()))
+}
+
+// tighten has a copied folder's files as they have to be.
+func tighten(t *testing.T, dir string) {
+	t.Helper()
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir():
+			return os.Chmod(path, 0o700)
+		default:
+			return os.Chmod(path, 0o600)
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 }

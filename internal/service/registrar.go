@@ -52,6 +52,9 @@ type keeper struct {
 	// reign is how long the registrar decides: until home moves to another region.
 	reign    context.Context //nolint:containedctx // it ends before the service does
 	abdicate context.CancelFunc
+	// crowned tells that home's bucket has a platform document by which this region is home: the
+	// one that is known may be from before home moved.
+	crowned atomic.Bool
 
 	clock *registrar.Clock
 
@@ -351,6 +354,26 @@ func (k *keeper) listen(nc *nats.Conn, region ident.Region) error {
 	return nil
 }
 
+// askEvery is how often home's registrars look in the bucket for a platform document that they
+// have not heard of: where home moved, their own mirror may never have it.
+const askEvery = time.Second
+
+// ask looks in home's bucket which platform document is in force.
+func (k *keeper) ask(ctx context.Context, bucket *jetstream.Decisions, o ledger.Opener, r *Running) {
+	token, _, err := bucket.Get(ctx, ledger.PlatformKey())
+	if err != nil {
+		return // who asks home is told that nothing can be decided
+	}
+	e, err := o.Open(ledger.PlatformKey().String(), token)
+	if err != nil {
+		return // what is there is not believed; Home says so to whoever asks
+	}
+	k.know.projection.Apply(e)
+	if k.decides() && !k.crowned.Swap(true) {
+		r.doors.changed()
+	}
+}
+
 // decides tells whether the registrar's region is home, as far as is known.
 func (k *keeper) decides() bool { return k.know.document().Public.Home == k.region }
 
@@ -422,13 +445,29 @@ func (c *Config) decide(ctx, run context.Context, r *Running, k *keeper, log *sl
 	door := k.timely(c.door(r, platform.HomeCreds, "home", log, func(nc *nats.Conn) (*endpoint.Server, error) {
 		return endpoint.ServeQuiet(nc, registrar.Queue, home.Endpoints())
 	}))
-	door.wanted = k.decides
+	door.wanted = func() bool { return k.decides() && k.reign.Err() == nil }
+	inner := door.unable
+	door.later, door.unable = true, func() string {
+		if !k.crowned.Load() {
+			return "home's bucket was not asked yet whether this region is home"
+		}
+		return inner()
+	}
+	k.ask(ctx, decisions, c.opener, r)
+	r.work.Go(func() {
+		for wait.For(k.reign, askEvery) == nil {
+			k.ask(k.reign, decisions, c.opener, r)
+		}
+	})
 	r.doors.add(door)
 	mirrors := &registrar.Mirrors{
 		Origin: decisions, Copies: map[ident.Region]ledger.Source{}, Publish: k.denials.Publish, Log: log, Now: c.now,
-		Fork: func(r ident.Region) (uint64, bool) {
-			moved, ok := k.know.document().Moved(r)
-			return moved.Last, ok
+		Fork: func() (uint64, bool) {
+			moves := k.know.document().Moves
+			if len(moves) == 0 {
+				return 0, false
+			}
+			return moves[len(moves)-1].Last, true
 		},
 	}
 	for _, region := range c.platform.Regions {

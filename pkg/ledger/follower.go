@@ -171,17 +171,17 @@ func (l *logState) at(near bool) uint64 {
 }
 
 // covered is the position up to which everything was applied, whichever source it is
-// asked of.
-func (l *logState) covered() uint64 {
+// asked of, and in which epoch of the log.
+func (l *logState) covered() (at uint64, epoch uint32) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
 	case l.nearAnew || l.Far != nil && l.farAnew:
-		return 0
+		return 0, l.Epoch
 	case l.Far == nil:
-		return l.near
+		return l.near, l.Epoch
 	}
-	return min(l.near, l.far)
+	return min(l.near, l.far), l.Epoch
 }
 
 // advance notes that everything up to a position was applied.
@@ -281,7 +281,8 @@ func (f *Follower) init() {
 		}
 		f.left.Store(int32(len(f.Logs))) // #nosec G115 -- a few
 		for _, l := range f.Logs {
-			s := &logState{Log: l}
+			// After a move what one source has at a position another may not have there.
+			s := &logState{Log: l, apart: l.Epoch > 0}
 			if f.Positions[l.Name+epochOf] == uint64(l.Epoch) {
 				s.near, s.far, s.was = f.Positions[l.Name], f.Positions[l.Name], restored(f.Positions, l.Name)
 			}
@@ -326,12 +327,11 @@ func (f *Follower) At() map[string]uint64 {
 	}
 	at := make(map[string]uint64, len(f.state))
 	for _, l := range f.state {
-		at[l.Name] = l.covered()
-		l.mu.Lock()
-		if l.Epoch > 0 {
-			at[l.Name+epochOf] = uint64(l.Epoch)
+		covered, epoch := l.covered()
+		at[l.Name] = covered
+		if epoch > 0 {
+			at[l.Name+epochOf] = uint64(epoch)
 		}
-		l.mu.Unlock()
 		if e := l.ends(); e.first.Seq > 0 {
 			for i, n := range []uint64{e.first.Seq, uint64(e.first.At.UnixNano()), e.last.Seq, uint64(e.last.At.UnixNano())} { // #nosec G115 -- its bits come back
 				at[l.Name+endsAt[i]] = n

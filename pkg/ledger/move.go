@@ -19,9 +19,11 @@ type Move struct {
 	// Last is the position in home's bucket up to which To has what From had decided. What From's
 	// mirror has beyond it was decided by From alone.
 	Last uint64 `json:"last"`
-	At   int64  `json:"at"` // seconds since 1970
-	By   string `json:"by,omitempty"`
-	Why  string `json:"why,omitempty"`
+	// Of is the rank of the platform document in force then.
+	Of  uint64 `json:"of"`
+	At  int64  `json:"at"` // seconds since 1970
+	By  string `json:"by,omitempty"`
+	Why string `json:"why,omitempty"`
 }
 
 // maxMoves bounds how many moves a document tells of: the latest.

@@ -18,10 +18,9 @@ import (
 type Mirrors struct {
 	Origin ledger.Source                  // home's bucket
 	Copies map[ident.Region]ledger.Source // each region's mirror
-	// Fork gives of a region that was home up to which position its mirror has what home had
-	// decided; false for all others. What it has beyond may be what it decided alone. nil: no
-	// region was home.
-	Fork func(ident.Region) (uint64, bool)
+	// Fork gives up to which position home's bucket has what the home before it had decided; false
+	// if home never moved. What a mirror has beyond may be something else. nil: home never moves.
+	Fork func() (uint64, bool)
 	// Publish sends a message in LEDGER, to whoever is there; it may be lost.
 	Publish func(subject string, data []byte) error
 	Log     *slog.Logger
@@ -71,7 +70,7 @@ func (m *Mirrors) compare(ctx context.Context, r ident.Region, c ledger.Source, 
 	if err != nil {
 		return // it is cut off, or its servers are away: it is told when it is back
 	}
-	if fork, ok := m.forked(ctx, r, c); ok {
+	if fork, ok := m.forked(ctx, c); ok {
 		has = fork
 	}
 	now := m.Now()
@@ -90,7 +89,7 @@ func (m *Mirrors) compare(ctx context.Context, r ident.Region, c ledger.Source, 
 		t.said = true
 		// A mirror that is ahead of its origin follows it never again.
 		m.Log.Error("a mirror does not follow home's bucket", "mirror", r.String(), "has", has, "bucket", last, "since", t.since,
-			"hint", "if the region was home, run 'nscsetup home return' for it")
+			"hint", "if home has moved, run 'nscsetup home return' for its region")
 	}
 	if has < last {
 		from := has
@@ -113,13 +112,14 @@ func (m *Mirrors) compare(ctx context.Context, r ident.Region, c ledger.Source, 
 	m.mu.Unlock()
 }
 
-// forked tells whether a former home's mirror has something else than the bucket from a position
-// on. It goes on with neither then: it is made anew by hand, when what it has was looked at.
-func (m *Mirrors) forked(ctx context.Context, r ident.Region, c ledger.Source) (uint64, bool) {
+// forked tells whether a mirror has something else than the bucket from a position on, as that of a
+// former home may, or of a region that was given up when home moved. It may go on after that with
+// what the bucket has later, so its last position says nothing. It is told all until it is made anew.
+func (m *Mirrors) forked(ctx context.Context, c ledger.Source) (uint64, bool) {
 	if m.Fork == nil {
 		return 0, false
 	}
-	fork, ok := m.Fork(r)
+	fork, ok := m.Fork()
 	if !ok {
 		return 0, false
 	}
@@ -127,6 +127,6 @@ func (m *Mirrors) forked(ctx context.Context, r ident.Region, c ledger.Source) (
 	if err != nil || len(theirs) == 0 {
 		return 0, false
 	}
-	ours, err := m.Origin.Read(ctx, theirs[0].Seq-1, 1)
+	ours, err := m.Origin.Read(ctx, fork, 1)
 	return fork, err == nil && (len(ours) == 0 || ours[0] != theirs[0])
 }

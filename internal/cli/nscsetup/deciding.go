@@ -55,13 +55,22 @@ func (g *globals) deciding(ctx context.Context, command string) (*decidingHome, 
 		return nil, err
 	}
 	changes := &apply.Changes{Door: command, Now: t.Now}
-	return &decidingHome{
+	d := &decidingHome{
 		platform: p, tool: t, changes: changes, nc: nc, now: t.Now,
 		Decider: &ledger.Decider{
 			Store: store, Opener: ledger.Opener{Operator: p.Operator, Now: t.Now}, Signer: ledger.KeySigner{Key: signer.Key()}, Rules: p.Full.Names,
 			Epoch: p.Full.Epoch(), Decided: changes.Decided,
 		},
-	}, nil
+	}
+	// Another folder may have moved home since.
+	if token, _, err := store.Get(ctx, ledger.PlatformKey()); err == nil {
+		if e, err := d.Opener.Open(ledger.PlatformKey().String(), token); err == nil {
+			if doc, ok := e.Body.(*ledger.Document); ok {
+				d.Epoch = max(d.Epoch, doc.Epoch())
+			}
+		}
+	}
+	return d, nil
 }
 
 // done records what was decided, and closes. Where that cannot be recorded it is decided all

@@ -66,8 +66,10 @@ home decide once they run with their folder as it is then: it has a credential m
 
 Run again after it was cut off, it goes on.
 
-Exit codes: 5 if a region's servers cannot be asked: wait, or give up what its mirror
-alone has with --without; 6 if home answers, or the region is home.`,
+Exit codes: 3 if home moved, and its registrar could not be started here; 5 if a region's
+servers cannot be asked: wait, or give up what its mirror alone has with --without; 6 if
+home answers, the region is home, or a mirror may have what another home decided: run
+'nscsetup home return' for that one first.`,
 		Example: `  nscsetup home move sfo --why "the building burnt down"
   nscsetup home move sfo --operator-key /media/key/operator.nk --yes`,
 		Args: cobra.ExactArgs(1),
@@ -93,8 +95,10 @@ anew: one that has what home does not have follows it never again.
 
 It changes nothing else, and may be run again.
 
+Do so, too, for a region that was given up with --without when home moved.
+
 Exit codes: 3 if something it decided alone was overruled or is not believed; 5 if the
-region or home cannot be reached; 6 if home did not move away from it.`,
+region or home cannot be reached; 6 if its mirror follows home, so that nothing is to do.`,
 		Example: "  nscsetup home return ams",
 		Args:    cobra.ExactArgs(1),
 		RunE:    func(cmd *cobra.Command, args []string) error { return runHomeReturn(cmd.Context(), g, o, args[0]) },
@@ -167,7 +171,7 @@ func runHomeMove(ctx context.Context, g *globals, o homeOptions, arg string) err
 	case err == nil:
 		rep.Restarted = true
 	case !errors.Is(err, up.ErrNotRunning):
-		return fmt.Errorf("home is %s; starting its registrar again: %w", to, err)
+		return cli.Errorf(cli.Partial, "start it again by hand, from "+p.Dir.Registrar(to), "home is %s, and its registrar could not be started again: %w", to, err)
 	}
 	if g.json {
 		err = cli.JSON(g.Out, rep)
@@ -187,7 +191,9 @@ func printMoved(out io.Writer, rep homeMoved, p *platform.Platform) error {
 	if rep.Restarted {
 		return cli.Print(out, "its registrar was started again, and decides\n")
 	}
-	return cli.Print(out, "now bring %s to its registrars, and start them again one after the other:\nuntil the first of them runs nothing new is decided\n", p.Dir.Registrar(rep.To))
+	return cli.Print(out, "now bring %s to its registrars, and start them again one after the other:\nuntil the first of them runs nothing new is decided\n"+
+		"whoever has the machines of %s has a credential that can destroy entries of home's bucket, for %d days at most\n",
+		p.Dir.Registrar(rep.To), rep.From, int(platform.ServiceLife.Hours()/24))
 }
 
 // aloneShown is what `home return --json` says of an entry.
@@ -216,33 +222,34 @@ func runHomeReturn(ctx context.Context, g *globals, o homeOptions, arg string) e
 	}
 	ctx, cancel := context.WithTimeout(ctx, homeWait)
 	defer cancel()
-	all, unrec, err := g.tool(p).Return(ctx, from, confirm)
-	if err != nil {
-		return homeError(err)
-	}
-	lost := 0
-	shown := make([]aloneShown, len(all))
-	for i, a := range all {
-		shown[i] = aloneShown{Key: a.Key, Version: a.Version, Says: says(a.Body), Fate: string(a.Fate)}
-		if !a.At.IsZero() {
-			shown[i].At = a.At.Unix()
+	lost, of, told := 0, 0, false
+	listed := func(all []apply.Alone) error {
+		of, told = len(all), true
+		shown := make([]aloneShown, len(all))
+		for i, a := range all {
+			shown[i] = aloneShown{Key: a.Key, Version: a.Version, Says: says(a.Body), Fate: string(a.Fate)}
+			if !a.At.IsZero() {
+				shown[i].At = a.At.Unix()
+			}
+			if a.Fate != apply.TakenOver {
+				lost++
+			}
 		}
-		if a.Fate != apply.TakenOver {
-			lost++
+		if g.json {
+			return cli.JSON(g.Out, shown)
 		}
+		return printAlone(g.Out, from, all, "")
 	}
-	if g.json {
-		err = cli.JSON(g.Out, shown)
-	} else {
-		err = printAlone(g.Out, from, all, "")
-	}
+	unrec, err := g.tool(p).Return(ctx, from, confirm, listed)
 	switch {
 	case err != nil:
-		return err
+		return homeError(err)
 	case unrec != nil:
 		return unrecorded(unrec)
 	case lost > 0:
-		return cli.Errorf(cli.Partial, "whoever was given it has to ask again", "%d of %d things that %s decided alone are not in force", lost, len(all), from)
+		return cli.Errorf(cli.Partial, "whoever was given it has to ask again", "%d of %d things that %s decided alone are not in force", lost, of, from)
+	case !told: // a run before this one had listed it
+		return listed(nil)
 	}
 	return nil
 }
@@ -281,11 +288,17 @@ func homeError(err error) error {
 	switch {
 	case errors.Is(err, jetstream.ErrHomeAnswers):
 		return cli.Errorf(cli.Refused, "home is moved only when it is gone: see 'nscsetup doctor'", "%w", err)
-	case errors.Is(err, apply.ErrIsHome), errors.Is(err, apply.ErrNotMoved):
-		return cli.Errorf(cli.Refused, "see 'nscsetup list regions' for which region is home", "%w", err)
+	case errors.Is(err, apply.ErrIsHome):
+		return cli.Errorf(cli.Refused, "see 'nscsetup list regions' for which region is home; its registrar is started again by hand", "%w", err)
+	case errors.Is(err, apply.ErrFollows):
+		return cli.Errorf(cli.Refused, "there is nothing to do for it", "%w", err)
+	case errors.Is(err, jetstream.ErrForked):
+		return cli.Errorf(cli.Refused, "run 'nscsetup home return' for it first, or leave it out with --without", "%w", err)
+	case errors.Is(err, ledger.ErrConflict), errors.Is(err, ledger.ErrOld):
+		return cli.Errorf(cli.Refused, "somebody else changed the platform meanwhile: see what is in force, and run it again", "%w", err)
 	case errors.Is(err, jetstream.ErrAway):
 		return cli.Errorf(cli.Unavailable, "wait until it is back, or give up what its mirror alone has with --without", "%w", err)
-	case errors.Is(err, fs.ErrNotExist):
+	case errors.Is(err, apply.ErrNoMover):
 		return cli.Errorf(cli.Config, "role LEDGER/mover came with a later version: 'nscsetup apply' adds it while home answers", "%w", err)
 	case unreached(err):
 		return cli.Errorf(cli.Unavailable, "are the servers of the other regions up, and do more than half of all servers answer? See 'nscsetup doctor'", "%w", err)

@@ -72,6 +72,7 @@ func rules() []cli.Rule {
 		{Is: platform.ErrExists, Code: cli.Exists, Hint: "choose a folder that is empty or does not exist; nothing was changed"},
 		{Is: manifest.ErrInvalid, Code: cli.Config, Hint: "correct platform.yaml at the line that is named"},
 		{Is: platform.ErrNoPorts, Code: cli.Resource, Hint: "choose the first of a block of free ports with --port"},
+		{Is: apply.ErrMoved, Code: cli.Config, Hint: "work on the folder from which it was moved, or bring this one after it with 'nscsetup home move REGION' of the region that is home"},
 		{Is: apply.ErrBusy, Code: cli.Resource, Hint: "wait until it has ended; it holds operator/.lock"},
 		{Is: up.ErrRunning, Code: cli.Resource, Hint: "another 'nscsetup up' runs it: use that one, or end it first"},
 		{Is: ledger.ErrLost, Code: cli.Failed, Hint: "bring home's bucket back from a backup of its server's disks, or from a mirror; an empty one would give names a second time"},

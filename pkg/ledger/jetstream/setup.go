@@ -90,8 +90,12 @@ func Setup(ctx context.Context, nc *nats.Conn, home ident.Region, regions []iden
 // nats-server 2.15.2 where a stream has sources (StreamSource.setIndexName).
 func upToDate(js jetstream.JetStream) func(context.Context, jetstream.StreamConfig) (jetstream.Stream, error) {
 	return func(ctx context.Context, c jetstream.StreamConfig) (jetstream.Stream, error) {
-		if s, err := js.Stream(ctx, c.Name); err == nil && hasAll(s.CachedInfo().Config, c) {
-			return s, nil
+		s, err := js.Stream(ctx, c.Name)
+		if err == nil {
+			if hasAll(s.CachedInfo().Config, c) {
+				return s, nil
+			}
+			c = kept(c, s.CachedInfo().Config)
 		}
 		return js.CreateOrUpdateStream(ctx, c)
 	}
