@@ -297,7 +297,7 @@ func TestHomeMoves(t *testing.T) {
 	// answer no question about a message of a stream.
 	given := 0
 	took := eventually(t, 60*time.Second, "the former home decides nothing", func() error {
-		err := somebody("alone-" + strconv.Itoa(given)).obtains(t.Context(), "ams")
+		err := somebody("alone-"+strconv.Itoa(given)).obtains(t.Context(), "ams")
 		if code(err) == wire.ReadOnly {
 			return nil
 		}
