@@ -7,7 +7,7 @@ FUZZTIME  ?= 20s
 BENCHTIME ?= 1s
 SOAK      ?= 10m
 # What `make chaos` runs.
-CHAOS     ?= UnderFaults|CutOff|RegionDown|TwoAtOnce|PushedOver|Drills|WhileCut|DeletedByHand|FullStreams|TestDocument|Clock|Killed|Stolen
+CHAOS     ?= UnderFaults|CutOff|RegionDown|TwoAtOnce|PushedOver|Drills|WhileCut|DeletedByHand|FullStreams|TestDocument|Clock|Killed|Stolen|HomeMoves
 # More arguments for `go test` and for the demo.
 TESTFLAGS ?=
 DEMOFLAGS ?=
@@ -65,7 +65,7 @@ test-long: ## all tests, the long ones too, then each fuzz target for FUZZTIME (
 
 chaos: ## whole platforms under faults, for three quarters of an hour, and a report of it
 	@log=$$(mktemp); echo "make: it is written down in $$log"; \
-	HERALD_LONG=1 $(GO) test -v -count 1 -p 1 -timeout 60m $(TESTFLAGS) -run '$(CHAOS)' ./internal/faultstest ./internal/admintest ./internal/rightstest >"$$log" 2>&1; code=$$?; \
+	HERALD_LONG=1 $(GO) test -v -count 1 -p 1 -timeout 60m $(TESTFLAGS) -run '$(CHAOS)' ./internal/faultstest ./internal/admintest ./internal/rightstest ./internal/hometest >"$$log" 2>&1; code=$$?; \
 	grep -E '^(=== RUN|--- |ok|FAIL|panic)|^ +[a-z_]+_test\.go:' "$$log"; exit $$code
 
 test-nsc: ## pkg/nscstore and `nscsetup nsc` against the real nsc, whose path is in HERALD_NSC

@@ -239,8 +239,9 @@ func (s *session) moveBucket(ctx context.Context, b *jetstream.Bucket, o Move, o
 	}
 	out.Epoch = d.Public.Version.Epoch + 1
 	others := slices.DeleteFunc(s.regions(), func(r ident.Region) bool { return r == was || slices.Contains(o.Without, r) })
-	from, last := o.To, there.Last
+	from := o.To
 	if !there.Made {
+		var last uint64
 		if from, last, err = b.Furthest(ctx, others, d.Epoch()); err != nil {
 			return nil, err
 		}

@@ -116,6 +116,13 @@ func (s *session) replaceRegionKey(ctx context.Context, before *trust.Platform, 
 			out.Exposed = append(out.Exposed, h.What())
 		}
 	}
+	if _, have := before.Region(r.Region); have && slices.Contains(former.SealKeys(), r.To) {
+		// A run before this one was cut off. What was sealed to the key that is gone may have been removed since:
+		// any of them may be in the wrong hands.
+		for _, h := range all {
+			out.Exposed = append(out.Exposed, h.What())
+		}
+	}
 	slices.Sort(out.Exposed)
 	out.Exposed = slices.Compact(out.Exposed)
 	s.step("write the platform document")
@@ -134,6 +141,9 @@ func (t *Tool) UndoSeal(ctx context.Context, o SealRotation) (*Resealed, error) 
 	out := &Resealed{}
 	err := t.rotating(ctx, &out.Unrecorded, func(s *session, force Force) error {
 		_, seen := force.State.Document.SealRotation(o.Region)
+		if err := s.handBack(ctx, force.State.Document.Public, seen); err != nil {
+			return err
+		}
 		d, err := s.change(ctx, func(was *ledger.Document) (*ledger.Document, error) {
 			if i, have := was.SealRotation(o.Region); i >= 0 && have.From == seen.To && have.To == seen.From {
 				return was, nil // as Undo
@@ -152,6 +162,31 @@ func (t *Tool) UndoSeal(ctx context.Context, o SealRotation) (*Resealed, error) 
 		return err
 	})
 	return out, err
+}
+
+// handBack gives a region's issuers the key to which clients seal again when a rotation is taken back: they may have been
+// brought the other one alone. Where this folder does not have it, nobody was brought anything from here.
+func (s *session) handBack(ctx context.Context, p *trust.Platform, r ledger.SealRotation) error {
+	region, ok := p.Region(r.Region)
+	if !ok || r.Stage != ledger.StageIssue {
+		return nil
+	}
+	key, err := s.Platform.RegionKey(r.Region, r.From)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	sealed, err := platform.Seal(ledger.Handed{Region: r.Region}, key, region.SealKeys())
+	if err != nil {
+		return err
+	}
+	s.step("hand the former key to issuers")
+	return s.until(ctx, func(ctx context.Context) error {
+		_, err := s.decider.Hand(ctx, ledger.SealKeyKey(r.From), sealed, s.Now())
+		return err
+	})
 }
 
 // hand puts a key into the ledger, sealed to all region keys but those of some regions, and then the

@@ -88,6 +88,10 @@ func (c *Config) startRegistrar(ctx, run context.Context, r *Running, log *slog.
 		Repaired: func(s registrar.Standing, by []string) { k.written.Note(registrar.RepairOf(s, by, c.now())) },
 		Log:      log, Now: c.now,
 	}
+	// What time servers say it is, before anything is stated.
+	bound, cancel := context.WithTimeout(ctx, clockWait)
+	_, _ = resolver.Servers(bound, nil) // who does not answer is heard later
+	cancel()
 	if err := c.keepLedger(ctx, run, r, k, log); err != nil {
 		return err
 	}
@@ -353,6 +357,10 @@ func (k *keeper) listen(nc *nats.Conn, region ident.Region) error {
 	}
 	return nil
 }
+
+// clockWait bounds how long a registrar listens for the time at its start: servers nearby answer in
+// milliseconds.
+const clockWait = 300 * time.Millisecond
 
 // askEvery is how often home's registrars look in the bucket for a platform document that they
 // have not heard of: where home moved, their own mirror may never have it.

@@ -30,6 +30,13 @@ func (p *Platform) TurningRegionKey(r ident.Region, use func(public string) bool
 	return key, nil
 }
 
+// RegionKey finds a region's key by its public half: in use, beside it, about to be, or put aside.
+// fs.ErrNotExist if this folder does not have it.
+func (p *Platform) RegionKey(r ident.Region, public ident.SealKey) (*keystore.Key, error) {
+	return find(public.String(), keystore.Curve, p.Dir.turningRegion(r), p.Dir.regionKey(r), filepath.Join(p.Dir.Issuer(r), SealKeyBeside),
+		p.retiredAs(regionName(r), public.String()))
+}
+
 // turnedRegions brings the region keys in the folders of issuers after what is in force, as far as
 // they are here.
 func (p *Platform) turnedRegions() error {
@@ -62,7 +69,7 @@ func (p *Platform) turnRegion(r trust.Region) error {
 	}
 	var use, other *keystore.Key
 	for _, public := range r.SealKeys() {
-		key, err := find(public.String(), keystore.Curve, from, file, beside, p.retiredAs(regionName(r.Name), public.String()))
+		key, err := p.RegionKey(r.Name, public)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
 		case err != nil:

@@ -79,6 +79,11 @@ const (
 	// recordsLooks is how often all is looked at where records of a region could not be read in
 	// time whose servers are there.
 	recordsLooks = 3
+	// adminBound bounds an answer, beside what its asker has servers waited for. The asker waits a
+	// little longer (adminWait of pkg/client).
+	adminBound = 9 * time.Second
+	// anotherLook is what has to be left of that for another look.
+	anotherLook = 4 * time.Second
 )
 
 // Endpoint answers all of it.
@@ -160,6 +165,8 @@ func (a *Admin) believe(r endpoint.Request) (order, error) {
 }
 
 func (a *Admin) do(ctx context.Context, o order) (wire.AdminAnswer, error) {
+	ctx, cancel := context.WithTimeout(ctx, time.Duration(o.Wait)*time.Second+adminBound)
+	defer cancel()
 	// By it credentials may seem to have ended that have not: a receipt would say too much.
 	if err := a.Denials.Clock.Err(); err != nil {
 		return wire.AdminAnswer{}, err
@@ -435,7 +442,8 @@ func (a *Admin) receipt(ctx context.Context, o order, keys []ledger.Key) (string
 	for look := 1; ; look++ {
 		is := r // with nothing in its lists
 		late := a.standings(ctx, o, keys, patience, &is)
-		if !late || look == recordsLooks {
+		end, _ := ctx.Deadline()
+		if !late || look == recordsLooks || time.Until(end) < anotherLook {
 			is.At = a.Now()
 			return is.Sign(a.Signing)
 		}
@@ -565,6 +573,9 @@ func adminRefusal(err error) *wire.Error {
 	var werr *wire.Error
 	if errors.As(err, &werr) {
 		return werr
+	}
+	if errors.Is(err, ErrClock) {
+		return wire.Errorf(wire.Unavailable, "set that machine's clock; meanwhile another region's registrar can be asked", "the registrar that was asked does nothing: %s", err)
 	}
 	e := wire.Errorf(wire.Unavailable, "ask again in a moment", "it cannot be done now; what was done of it is in force")
 	e.RetryAfterMS = 1000

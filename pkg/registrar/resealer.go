@@ -139,6 +139,11 @@ func (r *Rotor) handed(ctx context.Context, at ledger.Key) (ledger.Handed, error
 // lookSeal finds out for what a rotation's next stage waits.
 func (r *Rotor) lookSeal(ctx context.Context, d *ledger.Document, rot ledger.SealRotation) (waiting []string, _ error) {
 	now := r.Now()
+	// Nothing is kept back for those who are waited for then, and whoever stole an issuer could go on for
+	// ever without saying that it has the new key.
+	if rot.Stage == ledger.StageDrop && rot.Emergency && now.Sub(time.Unix(rot.Since, 0)) > gone {
+		return nil, nil
+	}
 	for _, region := range d.Public.Regions {
 		if rot.Region.IsZero() || rot.Region == region.Name {
 			waiting = append(waiting, r.silent(region.Name, now)...)
@@ -147,19 +152,18 @@ func (r *Rotor) lookSeal(ctx context.Context, d *ledger.Document, rot ledger.Sea
 	if rot.Stage != ledger.StageDrop {
 		waiting = append(waiting, r.least(rot.Progress, now)...)
 	}
-	keeps := ""
 	if rot.Stage == ledger.StageIssue {
 		if !rot.Region.IsZero() {
 			// Else who starts again afterwards could open nothing: what is in the ledger is sealed
 			// to the key that goes.
-			keeps = rot.To.String()
+			waiting = append(waiting, r.Writers.Lack(rot.Region, rot.To.String(), time.Unix(rot.At, 0))...)
 		}
 		// Requests that are on their way, or that somebody keeps back, hold no longer than that.
 		if end := time.Unix(rot.Since, 0).Add(r.Margin); end.After(now) {
 			waiting = append(waiting, "until "+end.UTC().Format(time.RFC3339)+" requests may come that are sealed to the former key")
 		}
 	}
-	waiting = append(waiting, r.Writers.Of(rot.Region, rot.Version, keeps, now)...)
+	waiting = append(waiting, r.Writers.Of(rot.Region, rot.Version, now)...)
 	if rot.Stage != ledger.StageIssue || len(waiting) > 0 {
 		return waiting, nil
 	}

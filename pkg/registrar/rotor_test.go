@@ -511,3 +511,40 @@ func TestWritersAreBounded(t *testing.T) {
 		t.Errorf("%d chains and %d ranks are kept", chains, ranks)
 	}
 }
+
+// Which key an issuer's folder has counts also when the issuer has ended, in order or not: it starts
+// from that folder again. Without it a key went while the only issuer of its region was being started.
+func TestWritersKeepWhatAFolderHas(t *testing.T) {
+	now := time.Unix(1_800_000_000, 0)
+	w := &registrar.Writers{Issues: func(string) bool { return true }}
+	sgp, ams := must(ident.ParseRegion("sgp")), must(ident.ParseRegion("ams"))
+	x, y := must(ident.ParseUserKey(newKey(keystore.User).Public())), must(ident.ParseUserKey(newKey(keystore.User).Public()))
+	block := func(in ident.Region, writer ident.UserKey, chain, keeps string, end bool, at time.Time) {
+		b := audit.Block{Head: audit.Head{Region: in, Writer: writer, Chain: chain, N: 1, At: at.UnixMilli(), End: end}}
+		b.Content = []audit.Record{{What: audit.Use, At: at.UnixMilli(), Key: keeps, Version: 7}}
+		w.Took(b, at)
+	}
+	if got := w.Lack(sgp, "new", now); len(got) != 1 || !strings.Contains(got[0], "no issuer of sgp") {
+		t.Errorf("nobody: %q", got)
+	}
+	block(sgp, x, "x1", "old", false, now)
+	block(ams, y, "y1", "old", false, now)
+	for what, change := range map[string]func(){
+		"it runs": func() {}, "it ended": func() { block(sgp, x, "x1", "old", true, now.Add(time.Second)) },
+		"it was silent for an hour, and others were not": func() { block(sgp, y, "y2", "new", false, now.Add(time.Hour)) },
+	} {
+		change()
+		if got := w.Lack(sgp, "new", now); len(got) != 1 || !strings.Contains(got[0], x.String()) {
+			t.Errorf("%s: %q", what, got)
+		}
+	}
+	block(sgp, x, "x2", "new", false, now.Add(time.Hour))
+	if got := w.Lack(sgp, "new", now); len(got) != 0 {
+		t.Errorf("it has it: %q", got)
+	}
+	// One that was not heard of since the rotation began is nobody to wait for.
+	block(sgp, y, "y3", "old", false, now.Add(time.Hour))
+	if got := w.Lack(sgp, "new", now.Add(2*time.Hour)); len(got) != 1 || !strings.Contains(got[0], "no issuer of sgp") {
+		t.Errorf("all of before: %q", got)
+	}
+}

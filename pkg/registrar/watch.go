@@ -261,15 +261,22 @@ func (w *Watcher) rushes(ctx context.Context) {
 //
 // Those who ask while servers are asked for others share the next question.
 func (w *Watcher) Confirm(ctx context.Context, accounts []ident.AccountKey, expected []string, patience bool) (Report, error) {
+	var last *Report
 	for {
 		c := &confirmation{accounts: accounts, expected: expected, done: make(chan struct{})}
 		w.confirm(c)
 		select {
 		case <-c.done:
 		case <-ctx.Done():
+			if last != nil { // which says who is behind
+				return *last, nil
+			}
 			return Report{}, fmt.Errorf("asking the servers: %w", context.Cause(ctx))
 		}
 		rep, err := c.rep, c.err
+		if err == nil {
+			last = &rep
+		}
 		if err == nil && patience && rep.Pushed() > 0 && rep.Err() == nil {
 			// Another that had looked before may have pushed after.
 			if wait.For(ctx, settle) == nil {

@@ -28,6 +28,19 @@ type Writers struct {
 	// milliseconds: what was issued then is not known.
 	lost  map[uint64]int64
 	swept int64
+	// kept is which region key each issuer said last to have in its folder. It is kept when the issuer has ended: it
+	// starts from that folder again.
+	kept map[writerOf]keeping
+}
+
+type writerOf struct {
+	region ident.Region
+	writer ident.UserKey
+}
+
+type keeping struct {
+	key string
+	at  int64 // when the issuer was last heard of, in milliseconds
 }
 
 type chainOf struct {
@@ -39,7 +52,6 @@ type chainOf struct {
 // writing is what is known of a chain.
 type writing struct {
 	issues bool   // it is an issuer's
-	keeps  string // the region key in its folder
 	rank   uint64 // of the document that it works by; 0: it has not said
 	at     int64  // when it was last heard of, in milliseconds
 	n      uint64 // of the last block
@@ -92,8 +104,12 @@ func (w *Writers) Took(b audit.Block, now time.Time) {
 			c.issues = true
 			w.ended(roleOf{r.Account, r.Role}, c.rank, r.Expires)
 		case r.What == audit.Use:
-			c.issues, c.rank, c.keeps = true, max(c.rank, r.Version), r.Key
+			c.issues, c.rank = true, max(c.rank, r.Version)
+			w.keeps(writerOf{b.Region, b.Writer}, r.Key)
 		}
+	}
+	if c.issues {
+		w.heard(writerOf{b.Region, b.Writer}, heard)
 	}
 	if b.After != nil { // this chain goes on for that one, which crashed: its last records may be in nobody's hands
 		was := chainOf{b.Region, b.Writer, b.After.Chain}
@@ -109,6 +125,24 @@ func (w *Writers) Took(b audit.Block, now time.Time) {
 		w.swept = minute
 		w.sweep(now)
 	}
+}
+
+// keeps notes which key is in an issuer's folder; w.mu is held.
+func (w *Writers) keeps(of writerOf, key string) {
+	if w.kept == nil {
+		w.kept = map[writerOf]keeping{}
+	}
+	w.kept[of] = keeping{key, w.kept[of].at}
+}
+
+// heard notes that an issuer was heard of; w.mu is held.
+func (w *Writers) heard(of writerOf, at int64) {
+	if w.kept == nil {
+		w.kept = map[writerOf]keeping{}
+	}
+	k := w.kept[of]
+	k.at = max(k.at, at)
+	w.kept[of] = k
 }
 
 // loses notes that records may have been lost; w.mu is held.
@@ -159,6 +193,11 @@ func (w *Writers) sweep(now time.Time) {
 	for k, c := range w.chains {
 		if now.UnixMilli()-c.at > ledger.MaxLife.Milliseconds() {
 			delete(w.chains, k)
+		}
+	}
+	for of, k := range w.kept {
+		if now.UnixMilli()-k.at > ledger.MaxLife.Milliseconds() {
+			delete(w.kept, of)
 		}
 	}
 	for rank, at := range w.lost {
@@ -212,22 +251,42 @@ func (w *Writers) By(account ident.AccountKey, role ident.Label, rank uint64, lo
 const behindTime = "works by an older platform document"
 
 // Of tells which issuers of a region, or of all where it is none, have not said yet that they work
-// by a document of this rank or a later one, and that the key keeps, if it is not empty, is in their
-// folders, for people to read. Who is taken for dead is none of them.
-func (w *Writers) Of(region ident.Region, rank uint64, keeps string, now time.Time) []string {
+// by a document of this rank or a later one, for people to read. Who is taken for dead is none of them.
+func (w *Writers) Of(region ident.Region, rank uint64, now time.Time) []string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.behind(now, func(k chainOf, c *writing) string {
-		switch {
-		case !region.IsZero() && k.region != region:
+		if c.rank >= rank || !region.IsZero() && k.region != region {
 			return ""
-		case c.rank < rank:
-			return behindTime
-		case keeps != "" && c.keeps != keeps:
-			return "has the new key from the ledger alone, until it ends: bring issuers/" + k.region.String() + " to where it runs"
 		}
-		return ""
+		return behindTime
 	}, func(time.Time) {})
+}
+
+// Lack tells which issuers of a region that were heard of since a moment did not say that a key is in
+// their folders, for people to read. Those that have ended are among them, in whatever way: they
+// start again from what they have. If nobody has it, it says so.
+func (w *Writers) Lack(region ident.Region, key string, since time.Time) (waiting []string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	some := false
+	for of, k := range w.kept {
+		switch {
+		case of.region != region || k.at < since.UnixMilli():
+		case k.key == key:
+			some = true
+		default:
+			waiting = append(waiting, fmt.Sprintf("issuer %s of %s has the new key from the ledger alone, and would start without: bring issuers/%s to where it runs", of.writer, region, region))
+		}
+	}
+	slices.Sort(waiting)
+	if len(waiting) == 0 && !some {
+		waiting = append(waiting, fmt.Sprintf("no issuer of %s has said that the new key is in its folder", region))
+	}
+	if n := len(waiting); n > maxWaiting {
+		waiting = append(waiting[:maxWaiting], fmt.Sprintf("and %d more issuers", n-maxWaiting))
+	}
+	return waiting
 }
 
 // behind names the issuers of which why says something; dead is told of those that are taken for

@@ -96,11 +96,14 @@ func runRotateRegion(ctx context.Context, g *globals, o replaceOptions, region s
 		return rotateError(ctx, err)
 	}
 	rep := sealRotationOf(done.SealRotation)
-	rep.Exposed = done.Exposed
+	rep.Exposed, rep.Elsewhere = done.Exposed, done.Elsewhere
 	if err := g.printResealed(rep, done); err != nil {
 		return err
 	}
-	if done.Unrecorded != nil {
+	switch {
+	case len(done.Elsewhere) > 0:
+		return cli.Errorf(cli.Partial, "run 'nscsetup rotate status' in the folder that has them", "not sealed to the new key: %s", strings.Join(done.Elsewhere, ", "))
+	case done.Unrecorded != nil:
 		return unrecorded(done.Unrecorded)
 	}
 	return nil

@@ -137,6 +137,8 @@ type rotation struct {
 	Behind []behind     `json:"behind,omitempty"`
 	// Exposed are, of a region key's emergency, the keys that whoever has the former one could open.
 	Exposed []string `json:"exposed,omitempty"`
+	// Elsewhere are, likewise, keys that are not sealed to the new key: their seeds are in another folder.
+	Elsewhere []string `json:"elsewhere,omitempty"`
 }
 
 // what names the key, for people to read.
