@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"slices"
 	"time"
@@ -17,6 +18,7 @@ import (
 	"github.com/herald-nats/herald/pkg/platform"
 	"github.com/herald-nats/herald/pkg/platform/manifest"
 	"github.com/herald-nats/herald/pkg/registrar"
+	"github.com/herald-nats/herald/pkg/trust"
 )
 
 // Rotation is a role key that is to be replaced.
@@ -106,6 +108,9 @@ func (t *Tool) Undo(ctx context.Context, o Rotation) (*Rotated, error) {
 	out := &Rotated{}
 	err := t.rotating(ctx, &out.Unrecorded, func(s *session, force Force) error {
 		_, seen := force.State.Document.Rotation(o.Role.Account, o.Role.Role)
+		if err := s.handBackRole(ctx, force.State.Document.Public, seen); err != nil {
+			return err
+		}
 		d, err := s.change(ctx, func(was *ledger.Document) (*ledger.Document, error) {
 			if i, have := was.Rotation(o.Role.Account, o.Role.Role); i >= 0 && have.From == seen.To && have.To == seen.From {
 				return was, nil // by a try that nobody heard of: another would take that back
@@ -124,6 +129,31 @@ func (t *Tool) Undo(ctx context.Context, o Rotation) (*Rotated, error) {
 		return err
 	})
 	return out, err
+}
+
+// handBackRole gives issuers the key by which a role's credentials are issued again when a rotation is taken back: they may
+// have been brought a folder with the other one alone. Where this folder does not have it, nobody was
+// brought anything from here.
+func (s *session) handBackRole(ctx context.Context, p *trust.Platform, r ledger.Rotation) error {
+	if r.Stage != ledger.StageIssue {
+		return nil
+	}
+	key, err := s.Platform.RoleKey(manifest.RoleRef{Account: r.Account, Role: r.Role}, r.From)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	sealed, err := platform.Seal(ledger.Handed{Account: r.Account, Role: r.Role}, key, regionKeys(p, nil))
+	if err != nil {
+		return err
+	}
+	s.step("hand the former key to issuers")
+	return s.until(ctx, func(ctx context.Context) error {
+		_, err := s.decider.Hand(ctx, ledger.RoleKeyKey(r.From), sealed, s.Now())
+		return err
+	})
 }
 
 // Rotations brings the folder after what is in force, and gives the platform document, which has the

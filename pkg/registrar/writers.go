@@ -28,19 +28,16 @@ type Writers struct {
 	// milliseconds: what was issued then is not known.
 	lost  map[uint64]int64
 	swept int64
-	// kept is which region key each issuer said last to have in its folder. It is kept when the issuer has ended: it
-	// starts from that folder again.
-	kept map[writerOf]keeping
-}
-
-type writerOf struct {
-	region ident.Region
-	writer ident.UserKey
+	// kept is which region key each issuer said last to have in its folder. It is kept when the issuer has ended, which
+	// starts from that folder again, until another chain of that writer takes its place: issuers of one
+	// region may share a folder, and so an nkey.
+	kept map[chainOf]keeping
 }
 
 type keeping struct {
-	key string
-	at  int64 // when the issuer was last heard of, in milliseconds
+	key   string
+	at    int64 // when the issuer was last heard of, in milliseconds
+	ended bool
 }
 
 type chainOf struct {
@@ -105,11 +102,12 @@ func (w *Writers) Took(b audit.Block, now time.Time) {
 			w.ended(roleOf{r.Account, r.Role}, c.rank, r.Expires)
 		case r.What == audit.Use:
 			c.issues, c.rank = true, max(c.rank, r.Version)
-			w.keeps(writerOf{b.Region, b.Writer}, r.Key)
+			w.keeps(k, r.Key, heard)
 		}
 	}
-	if c.issues {
-		w.heard(writerOf{b.Region, b.Writer}, heard)
+	if keeps, ok := w.kept[k]; ok {
+		keeps.at, keeps.ended = max(keeps.at, heard), keeps.ended || b.End
+		w.kept[k] = keeps
 	}
 	if b.After != nil { // this chain goes on for that one, which crashed: its last records may be in nobody's hands
 		was := chainOf{b.Region, b.Writer, b.After.Chain}
@@ -117,6 +115,7 @@ func (w *Writers) Took(b audit.Block, now time.Time) {
 			w.loses(old.rank, min(max(old.at, b.After.At)+audit.HeadEvery.Milliseconds(), now.UnixMilli()))
 			delete(w.chains, was)
 		}
+		delete(w.kept, was)
 	}
 	if b.End {
 		delete(w.chains, k)
@@ -128,21 +127,30 @@ func (w *Writers) Took(b audit.Block, now time.Time) {
 }
 
 // keeps notes which key is in an issuer's folder; w.mu is held.
-func (w *Writers) keeps(of writerOf, key string) {
+func (w *Writers) keeps(of chainOf, key string, at int64) {
 	if w.kept == nil {
-		w.kept = map[writerOf]keeping{}
+		w.kept = map[chainOf]keeping{}
 	}
-	w.kept[of] = keeping{key, w.kept[of].at}
+	have, known := w.kept[of]
+	if !known {
+		w.replaces(of, at)
+	}
+	w.kept[of] = keeping{key, max(have.at, at), have.ended}
 }
 
-// heard notes that an issuer was heard of; w.mu is held.
-func (w *Writers) heard(of writerOf, at int64) {
-	if w.kept == nil {
-		w.kept = map[writerOf]keeping{}
+// replaces forgets the oldest issuer that has ended, in order or not, whose place a new chain of its
+// writer takes; w.mu is held.
+func (w *Writers) replaces(of chainOf, at int64) {
+	var oldest *chainOf
+	for k, o := range w.kept {
+		over := o.ended || at-o.at >= gone.Milliseconds()
+		if over && k.region == of.region && k.writer == of.writer && (oldest == nil || o.at < w.kept[*oldest].at) {
+			oldest = &k
+		}
 	}
-	k := w.kept[of]
-	k.at = max(k.at, at)
-	w.kept[of] = k
+	if oldest != nil {
+		delete(w.kept, *oldest)
+	}
 }
 
 // loses notes that records may have been lost; w.mu is held.
