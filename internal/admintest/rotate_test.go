@@ -482,6 +482,9 @@ func TestRotateCutOff(t *testing.T) {
 // TestRotateUnattended: a rotation that ended while nobody looked is over for the folder, too, and
 // does not stand for the next: an emergency has a key of its own.
 func TestRotateUnattended(t *testing.T) {
+	if os.Getenv("HERALD_LONG") == "" {
+		t.Skip("of make chaos and make test-long")
+	}
 	account := turned(6)
 	role := account + "/service"
 	newKey(t, role)

@@ -87,6 +87,7 @@ func (d *doors) open(ctx, run context.Context) error {
 		}
 		if why := o.unable(); why != "" {
 			o.says(why)
+			d.log.Error("no requests are taken; services of other regions answer them", "door", o.name, "error", why)
 			continue
 		}
 		var err error

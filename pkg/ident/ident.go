@@ -379,14 +379,6 @@ func (i Identity) KeyID() (KeyID, bool) {
 	return KeyID{i.id}, true
 }
 
-// UserKey is the nkey that an identity is; false for one that may have many.
-func (i Identity) UserKey() (UserKey, bool) {
-	if i.kind != KindOpen && i.kind != KindInvite {
-		return UserKey{}, false
-	}
-	return UserKey{i.id}, true
-}
-
 // Becomes tells whether o is the same holder of an nkey with more of a proof: who came
 // openly, and now with an invitation.
 func (i Identity) Becomes(o Identity) bool {

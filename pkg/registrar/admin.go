@@ -410,7 +410,7 @@ func texts(keys []ledger.Key) []string {
 func (a *Admin) standing(keys []ledger.Key) []wire.Denial {
 	out := make([]wire.Denial, len(keys))
 	for i, k := range keys {
-		out[i] = wire.Denial{Key: k.String(), State: wire.StateFree, Users: len(a.Revoker.Holders(k))}
+		out[i] = wire.Denial{Key: k.String(), State: wire.StateFree, Users: len(a.Revoker.Targets(k))}
 		e, ok := a.Ledger.Get(k)
 		s, is := e.Body.(ledger.Suspension)
 		if !ok || !is {

@@ -213,30 +213,3 @@ func TestReceiptSaysWhatServersSaid(t *testing.T) {
 		}
 	}
 }
-
-// An identity that is its nkey is revoked wherever it may have a credential, also where no record tells
-// of one: a region that is cut off may have given it. It counts as no user for that.
-func TestDenyingAnNkeyNeedsNoRecord(t *testing.T) {
-	d := newDesk(t)
-	d.admin.Ledger.Apply(must(ledger.Opener{Operator: d.p.Operator, Now: func() time.Time { return d.now }}.Open(ledger.PlatformKey().String(), d.p.FullToken)))
-	user := newKey(keystore.User).Public()
-	a, err := d.ask(d.order("suspend", `{"identity":"open:`+user+`"}`))
-	if err != nil {
-		t.Fatal(err)
-	}
-	r, oerr := d.p.Operator.OpenReceipt(a.Receipt)
-	if oerr != nil || len(r.Users) != 1 || r.Users[0].User != user || r.Users[0].Before <= d.now.Unix() {
-		t.Errorf("%v %+v", oerr, r)
-	}
-	if len(a.Standing) != 1 || a.Standing[0].Users != 0 {
-		t.Errorf("%+v", a.Standing)
-	}
-	// One that may have many nkeys is known by records alone.
-	a, err = d.ask(d.order("suspend", `{"identity":"oidc:corp:jo"}`))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if r, oerr := d.p.Operator.OpenReceipt(a.Receipt); oerr != nil || len(r.Users) != 0 {
-		t.Errorf("%v %+v", oerr, r)
-	}
-}

@@ -194,33 +194,9 @@ type Target struct {
 	issued  int64 // the newest iat that is known
 }
 
-// Targets are those whose credentials a denial of a key ends: Holders, and the one user of an
-// identity that is its nkey, wherever policy offers such identities something. A region that is cut
-// off may have given it a credential of which no record can be read.
-func (v *Revoker) Targets(k ledger.Key) []Target {
-	out := v.Holders(k)
-	id := k.Identity()
-	user, is := id.UserKey()
-	doc, _ := v.Ledger.Document()
-	if !is || doc == nil {
-		return out
-	}
-	for _, o := range doc.Policy.Offers {
-		to := o.Everyone || o.Kind == id.Kind() || o.Category != "" || o.Identity != nil && *o.Identity == id
-		acc, ok := doc.Public.Account(o.Account)
-		if !to || o.Callout || !ok || v.Spared(acc.Key) {
-			continue
-		}
-		if !slices.ContainsFunc(out, func(t Target) bool { return t.Account == acc.Key && t.User == user }) {
-			out = append(out, Target{Account: acc.Key, User: user})
-		}
-	}
-	return out
-}
-
-// Holders are those that a denial of a key is about and that have a credential now, as far as
+// Targets are those that a denial of a key is about and that have a credential now, as far as
 // is known: not those who came in by auth callout.
-func (v *Revoker) Holders(k ledger.Key) []Target {
+func (v *Revoker) Targets(k ledger.Key) []Target {
 	now := v.Now()
 	var out []Target
 	switch id, user := k.Identity(), k.User(); {
