@@ -436,10 +436,14 @@ func (s *session) takeOver(ctx context.Context, a alone, store *jetstream.Decisi
 		if !errors.Is(err, ledger.ErrConflict) {
 			return err
 		}
-		// It may be there by a try whose answer was lost.
-		have, _, gerr := store.Get(ctx, a.entry.Key)
-		if gerr == nil && have == a.entry.Token {
+		// It may be there by a try whose answer was lost, or be on its way by one: servers refuse
+		// another meanwhile.
+		have, revision, gerr := store.Get(ctx, a.entry.Key)
+		switch {
+		case gerr == nil && have == a.entry.Token:
 			return nil
+		case gerr == nil && revision == a.revision, errors.Is(gerr, ledger.ErrNotFound):
+			return fmt.Errorf("%s is being written: %w", a.entry.Key, ledger.ErrUnavailable)
 		}
 		return errors.Join(err, gerr)
 	})
