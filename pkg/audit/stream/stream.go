@@ -6,6 +6,7 @@ package stream
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 
 	"github.com/nats-io/nats.go"
@@ -29,13 +30,28 @@ func New(nc *nats.Conn, r ident.Region, writer ident.UserKey) *Stream {
 	return &Stream{nc: nc, subject: subject.AuditPrefix(r) + writer.String()}
 }
 
+var errNotConnected = errors.New("not connected")
+
 // Append implements audit.Store.
 func (s *Stream) Append(ctx context.Context, b audit.Sealed) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	// An answer does not outlive the connection on which it was asked for.
+	lost := s.nc.StatusChanged(nats.DISCONNECTED, nats.RECONNECTING, nats.CLOSED)
+	defer s.nc.RemoveStatusListener(lost)
+	go func() {
+		if _, ok := <-lost; ok {
+			cancel(errNotConnected)
+		}
+	}()
 	if !s.nc.IsConnected() {
 		// It would wait for its time to be over, and whoever asked for a credential with it.
-		return fmt.Errorf("%w: not connected", audit.ErrUnavailable)
+		return fmt.Errorf("%w: %w", audit.ErrUnavailable, errNotConnected)
 	}
 	msg, err := s.nc.RequestMsgWithContext(ctx, &nats.Msg{Subject: s.subject, Data: b.Data, Header: nats.Header{nats.MsgIdHdr: {b.ID()}}})
+	if cause := context.Cause(ctx); err != nil && errors.Is(cause, errNotConnected) {
+		err = cause
+	}
 	if err != nil {
 		return fmt.Errorf("%w: %w", audit.ErrUnavailable, err)
 	}
